@@ -1,0 +1,251 @@
+"""The `shudun` command. Scoring verbs live here; training verbs load `shudun_training` when they are called.
+
+Exit codes: 0 done, 1 refused or failed with a reason on stderr, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from shudun.errors import MissingExtraError, ShudunError
+from shudun.version import __version__
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from shudun.bundle import Bundle
+    from shudun.jobs import JobCounts
+
+app = typer.Typer(
+    help="Violation classifier for Chinese notes and comments: train, evaluate, export, score.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Import and check labelled data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+class BadRowChoice(StrEnum):
+    """What to do with a row that cannot be used."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+class DeviceChoice(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+BundleOption = Annotated[Path, typer.Option(help="Bundle folder.")]
+BadRowOption = Annotated[
+    BadRowChoice, typer.Option(help="fail: stop at the first bad row; skip: move bad rows to a side file.")
+]
+ColumnOption = Annotated[
+    list[str] | None, typer.Option("--column", help="FIELD=COLUMN where names differ, e.g. text=review. Repeatable.")
+]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda fails rather than fall back.")]
+
+
+@app.command()
+def score(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Items: .jsonl, .csv (also .gz) or .parquet.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Scored rows: .jsonl or .parquet.")],
+    bundle: BundleOption,
+    device: DeviceOption = DeviceChoice.auto,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one model run.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Most padded tokens per model run.")] = None,
+    on_bad_row: BadRowOption = BadRowChoice.fail,
+    column: ColumnOption = None,
+) -> None:
+    """Score a file of notes and comments."""
+    from shudun.jobs import rejected_path, score_file
+    from shudun.scorer import Scorer
+
+    scorer = Scorer.from_bundle(bundle, device.value, threads, batch_tokens=batch_tokens)
+    with _progress() as progress:
+        task = progress.add_task(f"scoring on {scorer.device}", total=None, rows=0)
+        counts = score_file(
+            source,
+            target,
+            scorer,
+            on_bad_row=on_bad_row.value,
+            columns=_columns(column),
+            progress=lambda rows: progress.update(task, rows=rows),
+        )
+    _print_counts(counts, target, rejected_path(target), scorer.threads)
+
+
+@app.command()
+def info(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]) -> None:
+    """Verify a bundle and show what it is: labels, thresholds, origin."""
+    from shudun.bundle import read_bundle
+
+    _print_bundle(read_bundle(bundle))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="Run configuration (YAML); see configs/train/.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Run folder, instead of the configured one.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
+) -> None:
+    """Fine-tune, calibrate, export and evaluate: one configuration, one run folder, one bundle."""
+    _training("pipeline").run(config, output_dir=output_dir, resume=resume)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Run folder of `shudun train`.")],
+    output: Annotated[Path | None, typer.Option(help="Bundle folder; RUN/bundle by default.")] = None,
+) -> None:
+    """Calibrate a run's checkpoint, pass the parity gate and write the bundle."""
+    _training("pipeline").export(run, output=output)
+
+
+@app.command()
+def evaluate(
+    bundle: BundleOption,
+    data: Annotated[Path, typer.Option(help="Labelled rows.")],
+    report: Annotated[Path, typer.Option(help="Folder for report.json and report.md.")],
+    train_data: Annotated[
+        Path | None, typer.Option(help="Training rows for the linear baseline, instead of the recorded ones.")
+    ] = None,
+    validation_data: Annotated[
+        Path | None, typer.Option(help="Validation rows for the baseline's thresholds, instead of the recorded ones.")
+    ] = None,
+    on_bad_row: BadRowOption = BadRowChoice.fail,
+    device: DeviceOption = DeviceChoice.auto,
+) -> None:
+    """Measure a bundle on labelled rows, beside the linear baseline."""
+    _training("pipeline").evaluate(
+        bundle,
+        data,
+        report,
+        train_data=train_data,
+        validation_data=validation_data,
+        on_bad_row=on_bad_row.value,
+        device=device.value,
+    )
+
+
+@data_app.command("validate")
+def data_validate(
+    files: Annotated[list[Path], typer.Argument(help="Files of labelled rows.")],
+    taxonomy: Annotated[Path, typer.Option(help="Taxonomy (YAML); see configs/taxonomy/.")],
+    on_bad_row: BadRowOption = BadRowChoice.skip,
+    rejected: Annotated[
+        Path | None, typer.Option(help="Side file for bad rows; FILE.rejected.jsonl by default.")
+    ] = None,
+) -> None:
+    """Check every row of labelled files; bad rows are listed with their place, and the exit code is 1."""
+    _training("validation").validate_files(files, taxonomy, on_bad_row=on_bad_row.value, rejected=rejected)
+
+
+@data_app.command("import")
+def data_import(
+    dataset: Annotated[str, typer.Argument(help="cold or toxicn.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that holds the data set's original files.")],
+    output: Annotated[Path, typer.Argument(help="Folder for train, validation and test .jsonl.")],
+    seed: Annotated[int, typer.Option(help="Seed of the split, where the data set has none of its own.")] = 20261120,
+) -> None:
+    """Turn a public data set into the item format, split without leakage."""
+    _training("importers").import_dataset(dataset, folder, output, seed=seed)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    """Violation classifier for Chinese notes and comments: train, evaluate, export, score."""
+    if version:
+        typer.echo(f"shudun {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: run the command; turn known errors into one message and exit code 1."""
+    try:
+        app()
+    except ShudunError as error:
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _training(module: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module(f"shudun_training.{module}")
+    except ImportError as error:
+        raise MissingExtraError("this command", "train", error) from error
+
+
+def _columns(pairs: list[str] | None) -> dict[str, str]:
+    mapping = dict(pair.partition("=")[::2] for pair in pairs or [])
+    if not all(field and column for field, column in mapping.items()):
+        raise typer.BadParameter("--column takes FIELD=COLUMN, e.g. text=review")
+    return mapping
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}: {task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _print_counts(counts: JobCounts, target: Path, rejected: Path, threads: int) -> None:
+    console = Console()
+    table = Table("rows", "count", title=f"scored into {target}", title_justify="left")
+    for name in ("read", "scored", "failed", "rejected", "truncated"):
+        table.add_row(name, f"{getattr(counts, name):,}")
+    for name, count in counts.suggestions.items():
+        table.add_row(f"suggestion: {name}", f"{count:,}")
+    console.print(table)
+    console.print(f"{counts.texts_per_second:,.0f} texts/s over {counts.seconds:.1f} s on {threads} threads")
+    if counts.rejected:
+        console.print(f"rejected rows with their reasons: {rejected}", markup=False)
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    console, manifest = Console(), bundle.manifest
+    graph = manifest.files["model.onnx"]
+    facts = {
+        "name": manifest.name,
+        "created": manifest.created,
+        "made by": f"shudun {manifest.shudun_version}",
+        "precision": manifest.precision,
+        "graph": f"{graph.bytes / 1e6:.1f} MB, sha256 {graph.sha256[:16]}",
+        "max_length": f"{manifest.max_length} tokens",
+        "vocabulary": f"{bundle.tokenizer.vocab_size:,} ids",
+        "taxonomy": f"{bundle.taxonomy.id} {bundle.taxonomy.version}",
+        "policy": f"{bundle.policy.id} {bundle.policy.version}",
+    }
+    for name, value in facts.items():
+        console.print(f"{name:>12}  {value}", markup=False, highlight=False)
+    table = Table("label", "tier", "applies to", "threshold", "automatic", "fitted for", "positives", "precision")
+    for label, point in zip(bundle.taxonomy.labels, bundle.points, strict=True):
+        table.add_row(
+            f"{label.id} {label.name_zh}",
+            label.tier,
+            ", ".join(label.applies_to),
+            f"{point.threshold:.3f}",
+            "never" if point.automatic is None else f"{point.automatic:.3f}",
+            point.method,
+            str(point.positives),
+            "-" if point.precision is None else f"{point.precision:.2f}",
+        )
+    console.print(table)

@@ -1,0 +1,44 @@
+"""How an item becomes model input text: one rule, used in training and in scoring.
+
+A note becomes the pair (title, text); a comment becomes (text,) or, when it answers something,
+(text, parent_text). A note is always a pair, even with an empty title, so the two kinds never look alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from shudun.items import Item, Note
+
+Primary: TypeAlias = Literal[0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Model input text: `segments` (one or two strings) and the index of the segment that is judged."""
+
+    segments: tuple[str, ...]
+    primary: Primary
+
+
+def render(item: Item) -> Rendered:
+    """Render an item; lone surrogates, which no encoder can represent, become U+FFFD."""
+    if isinstance(item, Note):
+        return Rendered((_encodable(item.title), _encodable(item.text)), primary=1)
+    if item.parent_text:
+        return Rendered((_encodable(item.text), _encodable(item.parent_text)), primary=0)
+    return Rendered((_encodable(item.text),), primary=0)
+
+
+def plain_text(item: Item) -> str:
+    """All text of an item in one string, segments joined by a newline (for bag-of-n-gram models and hashing)."""
+    return "\n".join(render(item).segments)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

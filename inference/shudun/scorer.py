@@ -1,0 +1,188 @@
+"""The public scoring API, and the whole scoring path on one screen.
+
+items ─ tokenise ─ length-sorted, padded-token-budget batches ─ session ─ logits ─ calibrate ─ decide ─ rows
+in input order. Needs numpy, tokenizers and onnxruntime; never the training stack.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shudun.bundle import Bundle, BundleManifest, read_bundle
+from shudun.calibration import OperatingPoint
+from shudun.errors import BundleError
+from shudun.items import Item, as_item
+from shudun.policy import Action, Decider
+from shudun.session import Device, GraphSession
+from shudun.taxonomy import Taxonomy
+
+BATCH_TOKENS: Mapping[str, int] = {"cpu": 512, "cuda": 16384}
+"""Padded tokens per batch by device; small on a CPU, where activations should stay in its caches."""
+
+CHUNK_ITEMS = 4096
+"""Items that `score_iter` reads ahead; they are sorted by length among each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredItem:
+    """The outcome for one item.
+
+    `labels`: those that hold, most severe first; `scores`: label → calibrated probability, 0.0 for a label
+    that does not apply to this kind of item; `truncated`: part of the text was not seen; `error`: why there
+    is no score (then `suggestion` is "review", `labels` and `scores` are empty), else `None`.
+    """
+
+    id: str | None
+    labels: tuple[str, ...]
+    scores: Mapping[str, float]
+    primary_label: str | None
+    suggestion: Action
+    truncated: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """Raw model output in input order: float32 `logits` `(n, num_labels)`, `embeddings` `(n, hidden)`."""
+
+    logits: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+    truncated: NDArray[np.bool_]
+
+
+class Scorer:
+    """Scores notes and comments with one bundle. Create it with `Scorer.from_bundle`; it can be pickled."""
+
+    def __init__(
+        self, bundle: Bundle, *, device: Device = "auto", threads: int | None = None, batch_tokens: int | None = None
+    ) -> None:
+        self._bundle = bundle
+        self._session = GraphSession(bundle.graph, device=device, threads=threads)
+        width, _ = self._session.widths
+        if width != len(bundle.taxonomy.labels):
+            raise BundleError(f"model.onnx has {width} outputs, the taxonomy {len(bundle.taxonomy.labels)} labels")
+        self._decider = Decider(bundle.policy, bundle.taxonomy, bundle.points)
+        self._batch_tokens = BATCH_TOKENS[self._session.device] if batch_tokens is None else batch_tokens
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | os.PathLike[str],
+        device: Device = "auto",
+        threads: int | None = None,
+        *,
+        batch_tokens: int | None = None,
+    ) -> Scorer:
+        """Load and verify a bundle folder.
+
+        Args:
+            path: the bundle folder.
+            device: "cpu", "cuda", or "auto" (CUDA when this onnxruntime has it).
+            threads: threads of one model run; by default what affinity and cgroup quota leave this process.
+            batch_tokens: most padded tokens per model run.
+
+        Raises:
+            BundleError: the bundle is incomplete, altered or inconsistent.
+            DeviceError: the requested device is not what would run.
+        """
+        return cls(read_bundle(path), device=device, threads=threads, batch_tokens=batch_tokens)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Labels and their order."""
+        return self._bundle.taxonomy
+
+    @property
+    def manifest(self) -> BundleManifest:
+        """What the loaded bundle is."""
+        return self._bundle.manifest
+
+    @property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """Thresholds per label, in label order, with what they were fitted on."""
+        return self._bundle.points
+
+    @property
+    def device(self) -> str:
+        """Where the model really runs: "cpu" or "cuda"."""
+        return self._session.device
+
+    @property
+    def threads(self) -> int:
+        """Threads of one model run."""
+        return self._session.threads
+
+    def score(self, items: Sequence[Item | str]) -> list[ScoredItem]:
+        """Score items; one `ScoredItem` per item, in order. A `str` counts as a comment."""
+        typed = [as_item(item) for item in items]
+        output = self.run(typed)
+        applicable = self.taxonomy.applicable([item.kind for item in typed])
+        probabilities = self._probabilities(output.logits, applicable)
+        selected = self._decider.select(probabilities, applicable)
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(output.logits).all(axis=1))
+        return [
+            self._row(item, probabilities[i], selected[i], truncated=bool(output.truncated[i]))
+            if finite[i]
+            else _failed(item, truncated=bool(output.truncated[i]))
+            for i, item in enumerate(typed)
+        ]
+
+    def score_iter(self, items: Iterable[Item | str]) -> Iterator[ScoredItem]:
+        """Score a stream in order with flat memory: reads `CHUNK_ITEMS` items ahead."""
+        source = iter(items)
+        while chunk := list(islice(source, CHUNK_ITEMS)):
+            yield from self.score(chunk)
+
+    def predict_proba(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
+        """Calibrated probabilities `(n, num_labels)`; 0.0 where a label does not apply, NaN where a row failed."""
+        typed = [as_item(item) for item in items]
+        return self._probabilities(self.run(typed).logits, self.taxonomy.applicable([x.kind for x in typed]))
+
+    def predict(self, items: Sequence[Item | str]) -> NDArray[np.bool_]:
+        """Which labels hold, `(n, num_labels)`: the labels that `score` lists, as an array."""
+        applicable = self.taxonomy.applicable([as_item(item).kind for item in items])
+        return self._decider.select(self.predict_proba(items), applicable)
+
+    def embed(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
+        """Embeddings `(n, hidden)`: the encoder's last hidden state at `[CLS]`, not normalised."""
+        return self.run([as_item(item) for item in items]).embeddings
+
+    def run(self, items: Sequence[Item]) -> ModelOutput:
+        """Tokenise, batch and run the model; rows come back in input order."""
+        encoded = self._bundle.tokenizer.encode(items)
+        logits, embeddings = self._session.run_encoded(encoded, batch_tokens=self._batch_tokens)
+        return ModelOutput(logits=logits, embeddings=embeddings, truncated=encoded.truncated)
+
+    def _probabilities(self, logits: NDArray[np.float32], applicable: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return np.asarray(np.where(applicable, self._bundle.calibration.apply(logits), np.float32(0.0)))
+
+    def _row(
+        self, item: Item, probabilities: NDArray[np.float32], selected: NDArray[np.bool_], *, truncated: bool
+    ) -> ScoredItem:
+        decision = self._decider.decide(probabilities, selected)
+        return ScoredItem(
+            id=item.id,
+            labels=decision.labels,
+            scores=dict(zip(self.taxonomy.label_ids, probabilities.tolist(), strict=True)),
+            primary_label=decision.primary_label,
+            suggestion=decision.action,
+            truncated=truncated,
+        )
+
+
+def _failed(item: Item, *, truncated: bool) -> ScoredItem:
+    return ScoredItem(
+        id=item.id,
+        labels=(),
+        scores={},
+        primary_label=None,
+        suggestion="review",
+        truncated=truncated,
+        error="the model returned a non-finite score for this text",
+    )

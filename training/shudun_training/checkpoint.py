@@ -1,0 +1,116 @@
+"""Making, saving and loading the model: always a stock `transformers` folder that others can load without us.
+
+`problem_type` and `id2label` are written, so that a plain `AutoModelForSequenceClassification` (and a server
+that honours them) applies a sigmoid per label and names the labels. Weights are safetensors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from shudun.errors import ShudunError
+from shudun.taxonomy import Taxonomy
+from shudun.tokenization import ItemTokenizer
+from shudun_training.config import CompactConfig, ModelConfig
+from shudun_training.vocabulary import train_tokenizer
+
+
+def build_tokenizer(config: ModelConfig, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The encoder's own tokenizer, or a new one trained on `texts` for a compact encoder."""
+    if config.compact is not None:
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=train_tokenizer(texts, vocab_size=config.compact.vocab_size),
+            model_max_length=config.max_length,
+            unk_token="[UNK]",  # noqa: S106
+            sep_token="[SEP]",  # noqa: S106
+            pad_token="[PAD]",  # noqa: S106
+            cls_token="[CLS]",  # noqa: S106
+            mask_token="[MASK]",  # noqa: S106
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        )
+    loaded: PreTrainedTokenizerBase = _loaded(config.encoder, AutoTokenizer.from_pretrained, revision=config.revision)
+    return loaded
+
+
+def build_model(config: ModelConfig, taxonomy: Taxonomy, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A sequence classifier with one logit per label: fine-tuned from `encoder`, or with random weights."""
+    head: dict[str, Any] = {
+        "num_labels": len(taxonomy.labels),
+        "id2label": dict(enumerate(taxonomy.label_ids)),
+        "label2id": dict(taxonomy.index),
+        "problem_type": "multi_label_classification",
+    }
+    if config.compact is not None:
+        return BertForSequenceClassification(_compact(config.compact, config.max_length, tokenizer, head))
+    model: PreTrainedModel = _loaded(
+        config.encoder,
+        AutoModelForSequenceClassification.from_pretrained,
+        revision=config.revision,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        **head,
+    )
+    if config.max_length > model.config.max_position_embeddings:
+        raise ShudunError(
+            f"model.max_length is {config.max_length}, but {config.encoder} has positions for "
+            f"{model.config.max_position_embeddings} tokens"
+        )
+    return model
+
+
+def item_tokenizer(tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> ItemTokenizer:
+    """The same tokenizer in the form that training and scoring share."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ShudunError(f"{type(tokenizer).__name__}: expected a tokenizer with a tokenizer.json (a 'fast' one)")
+    return ItemTokenizer(backend.to_str(), max_length=max_length)
+
+
+def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a saved checkpoint folder in evaluation mode.
+
+    Raises:
+        ShudunError: the folder is missing, incomplete or damaged.
+    """
+    if not folder.is_dir():
+        raise ShudunError(f"{folder}: no checkpoint folder; run `shudun train` first")
+    model = _loaded(str(folder), AutoModelForSequenceClassification.from_pretrained, use_safetensors=True)
+    return model.eval(), _loaded(str(folder), AutoTokenizer.from_pretrained)
+
+
+def _compact(
+    compact: CompactConfig, max_length: int, tokenizer: PreTrainedTokenizerBase, head: dict[str, Any]
+) -> BertConfig:
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=compact.hidden_size,
+        num_hidden_layers=compact.num_hidden_layers,
+        num_attention_heads=compact.num_attention_heads,
+        intermediate_size=compact.intermediate_size,
+        hidden_dropout_prob=compact.dropout,
+        attention_probs_dropout_prob=compact.dropout,
+        max_position_embeddings=max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        **head,
+    )
+
+
+def _loaded(name: str | None, load: Any, **arguments: Any) -> Any:
+    try:
+        return load(name, trust_remote_code=False, **arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ShudunError(
+            f"{name}: cannot be loaded as a local folder or hub id (offline? give a local folder): {error}"
+        ) from error

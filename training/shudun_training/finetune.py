@@ -1,0 +1,252 @@
+"""Fine-tuning, and the whole training path on one screen.
+
+examples ─ tokenise (the scoring tokeniser) ─ Trainer with masked loss, length grouping, early stopping ─
+best weights ─ stock `transformers` folder. Knows nothing of thresholds, ONNX or bundles.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+
+from shudun.batching import Outputs, run_batches
+from shudun.calibration import Calibration
+from shudun.errors import ShudunError
+from shudun.items import Item
+from shudun.rendering import plain_text
+from shudun.taxonomy import Taxonomy
+from shudun.tokenization import ItemTokenizer, TokenBatch
+from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer
+from shudun_training.config import LossConfig, ModelConfig, TrainingConfig
+from shudun_training.examples import Example, label_matrix
+from shudun_training.losses import MaskedBce, balanced_pos_weight
+from shudun_training.metrics import compute_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a fit did: the checkpoint folder, optimiser steps, and the log of losses and metrics."""
+
+    checkpoint: Path
+    steps: int
+    best_metric: float | None
+    log_history: list[dict[str, Any]]
+    is_main_process: bool
+
+
+def fit(
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    *,
+    taxonomy: Taxonomy,
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    loss_config: LossConfig,
+    output_dir: Path,
+    resume: bool = False,
+) -> FitResult:
+    """Fine-tune on `train`, choose the best epoch on `validation`, save to `output_dir/checkpoint`.
+
+    Raises:
+        ShudunError: no known label in a split, an unreachable encoder, or nothing to resume from.
+    """
+    set_seed(training_config.seed)
+    tokenizer = build_tokenizer(model_config, (plain_text(example.item) for example in train))
+    model = build_model(model_config, taxonomy, tokenizer)
+    encoder = item_tokenizer(tokenizer, max_length=model_config.max_length)
+    datasets = {name: to_dataset(rows, encoder, taxonomy) for name, rows in _splits(train, validation).items()}
+    trainer = Trainer(
+        model=model,
+        args=_arguments(training_config, output_dir / "trainer", len(train)),
+        data_collator=Collator(encoder.pad_id),
+        train_dataset=datasets["train"],
+        eval_dataset=datasets["validation"],
+        compute_loss_func=MaskedBce(_pos_weight(loss_config, train, taxonomy)),
+        compute_metrics=EpochMetrics(taxonomy),
+        callbacks=[EarlyStoppingCallback(training_config.early_stopping_patience), EpochLines()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(ProgressBar())
+    trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir / "trainer") if resume else None)
+    checkpoint = output_dir / "checkpoint"
+    if trainer.is_world_process_zero():
+        save_checkpoint(trainer.accelerator.unwrap_model(trainer.model), tokenizer, checkpoint)
+    return FitResult(
+        checkpoint=checkpoint,
+        steps=trainer.state.global_step,
+        best_metric=trainer.state.best_metric,
+        log_history=trainer.state.log_history,
+        is_main_process=trainer.is_world_process_zero(),
+    )
+
+
+def to_dataset(examples: Sequence[Example], encoder: ItemTokenizer, taxonomy: Taxonomy) -> Dataset:
+    """Tokenised examples as a `datasets.Dataset`, ragged; `length` serves Trainer's length grouping."""
+    encoded = encoder.encode([example.item for example in examples])
+    rows = range(len(examples))
+    ids = [encoded.ids[encoded.starts[i] : encoded.starts[i + 1]] for i in rows]
+    types = [(np.arange(len(row)) >= first).astype(np.int64) for row, first in zip(ids, encoded.first, strict=True)]
+    return Dataset.from_dict(
+        {
+            "input_ids": ids,
+            "token_type_ids": types,
+            "length": encoded.lengths,
+            "labels": label_matrix(examples, taxonomy),
+        }
+    )
+
+
+class Collator:
+    """Pads a list of rows to the longest of them; the result holds int64 tensors `(batch, seq_len)`."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate rows with `input_ids`, `token_type_ids` and `labels`."""
+        width = max(len(row["input_ids"]) for row in rows)
+        batch = {
+            "input_ids": torch.full((len(rows), width), self.pad_id),
+            "attention_mask": torch.zeros((len(rows), width), dtype=torch.int64),
+            "token_type_ids": torch.zeros((len(rows), width), dtype=torch.int64),
+            "labels": torch.tensor([row["labels"] for row in rows]),
+        }
+        for i, row in enumerate(rows):
+            length = len(row["input_ids"])
+            batch["input_ids"][i, :length] = torch.tensor(row["input_ids"])
+            batch["attention_mask"][i, :length] = 1
+            batch["token_type_ids"][i, :length] = torch.tensor(row["token_type_ids"])
+        return batch
+
+
+class EpochMetrics:
+    """Metrics after each epoch on plain sigmoid scores; thresholds come later, so F1 is at 0.5."""
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        self._taxonomy = taxonomy
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Macro AP and macro F1 at 0.5."""
+        logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        scores = Calibration.identity(len(self._taxonomy.labels)).apply(logits)
+        result = compute_metrics(scores, scores >= 0.5, labels, self._taxonomy.label_ids)
+        return {"macro_ap": result["macro_ap"] or 0.0, "macro_f1_at_half": result["macro_f1"] or 0.0}
+
+
+class EpochLines(TrainerCallback):
+    """One line for each epoch: losses and validation metrics."""
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Print the line of the epoch that was just measured."""
+        if not state.is_world_process_zero:
+            return
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        metrics = kwargs["metrics"]
+        tqdm.write(
+            f"epoch {state.epoch or 0:g}/{args.num_train_epochs:g}  step {state.global_step}  "
+            f"loss {losses[-1] if losses else float('nan'):.3f}  validation loss {metrics['eval_loss']:.3f}  "
+            f"macro-AP {metrics['eval_macro_ap']:.3f}  macro-F1 at 0.5 {metrics['eval_macro_f1_at_half']:.3f}"
+        )
+
+
+class ProgressBar(ProgressCallback):
+    """Trainer's progress bar without its log lines, which `EpochLines` replaces."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Print nothing."""
+
+
+def predict_logits(
+    model: PreTrainedModel, encoder: ItemTokenizer, items: Sequence[Item], *, batch_tokens: int = 4096
+) -> Outputs:
+    """Logits `(n, num_labels)` and `[CLS]` embeddings `(n, hidden)` of items by torch, in evaluation mode."""
+    model.train(mode=False)
+
+    def run(batch: TokenBatch) -> Outputs:
+        feeds = {name: torch.from_numpy(array).to(model.device) for name, array in batch.feeds().items()}
+        with torch.inference_mode():
+            output = model(**feeds, output_hidden_states=True)
+        return output.logits.float().cpu().numpy(), output.hidden_states[-1][:, 0].float().cpu().numpy()
+
+    widths = (int(model.num_labels), int(model.config.hidden_size))
+    return run_batches(encoder.encode(items), run, widths=widths, batch_tokens=batch_tokens)
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a stock `transformers` folder (safetensors, tokenizer, `problem_type`, `id2label`)."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _splits(train: Sequence[Example], validation: Sequence[Example]) -> dict[str, Sequence[Example]]:
+    splits = {"train": train, "validation": validation}
+    for name, rows in splits.items():
+        # A row whose every label is unknown teaches nothing and measures nothing.
+        if not rows:
+            raise ShudunError(f"{name}: no rows")
+    return splits
+
+
+def _arguments(config: TrainingConfig, folder: Path, rows: int) -> TrainingArguments:
+    steps_per_epoch = max(rows // (config.per_device_train_batch_size * config.gradient_accumulation_steps), 1)
+    bf16 = config.bf16 if isinstance(config.bf16, bool) else _cuda_bf16()
+    passed = config.model_dump(exclude={"early_stopping_patience", "warmup_ratio", "bf16"})
+    return TrainingArguments(
+        output_dir=str(folder),
+        bf16=bf16,
+        warmup_steps=int(config.warmup_ratio * steps_per_epoch * config.num_train_epochs),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        greater_is_better=config.metric_for_best_model != "loss",
+        train_sampling_strategy="group_by_length",
+        label_names=["labels"],
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        data_seed=config.seed,
+        **passed,
+    )
+
+
+def _cuda_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _pos_weight(config: LossConfig, train: Sequence[Example], taxonomy: Taxonomy) -> torch.Tensor | None:
+    if config.pos_weight == "none":
+        return None
+    if config.pos_weight == "balanced":
+        return balanced_pos_weight(label_matrix(train, taxonomy), cap=config.max_pos_weight)
+    if unknown := sorted(set(config.pos_weight) - set(taxonomy.label_ids)):
+        raise ShudunError(f"loss.pos_weight: not in taxonomy {taxonomy.id}: {', '.join(unknown)}")
+    return torch.tensor([config.pos_weight.get(label, 1.0) for label in taxonomy.label_ids])
+
+
+def _last_checkpoint(folder: Path) -> str:
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
+    if last is None:
+        raise ShudunError(f"{folder}: no checkpoint to resume from; start without --resume")
+    return str(last)

@@ -1,0 +1,231 @@
+"""The composition root of training: from a configuration to a run folder, a bundle and a report.
+
+RUN/config.yaml       the configuration as it ran, paths absolute
+RUN/trainer/          resumable Trainer checkpoints and TensorBoard logs
+RUN/checkpoint/       the best weights, a stock `transformers` folder
+RUN/run.json          versions, sources with checksums, steps, log
+RUN/bundle/           what `Scorer.from_bundle` loads
+RUN/report/           report.json and report.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from rich.console import Console
+
+from shudun.bundle import write_bundle
+from shudun.errors import BundleError, ShudunError
+from shudun.rows import OnBadRow
+from shudun.scorer import Scorer
+from shudun.session import Device
+from shudun.version import __version__
+from shudun_training.checkpoint import item_tokenizer, load_checkpoint
+from shudun_training.config import (
+    RunConfig,
+    SourceConfig,
+    ThresholdConfig,
+    load_policy,
+    load_run_config,
+    load_taxonomy,
+    save_run_config,
+)
+from shudun_training.evaluation import evaluate_bundle
+from shudun_training.examples import Example, label_matrix
+from shudun_training.finetune import fit
+from shudun_training.metrics import compute_metrics
+from shudun_training.onnx_export import check_parity, check_tokenizer, export_graph, graph_outputs
+from shudun_training.provenance import environment, now
+from shudun_training.reporting import print_report, write_report
+from shudun_training.sources import SourceRecord, load_examples
+from shudun_training.thresholds import fit_calibration, fit_operating_points
+
+CONFIG, RECORD, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "run.json", "checkpoint", "bundle", "report"
+
+
+def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = False) -> None:
+    """Fine-tune, calibrate, export and evaluate as one configuration says."""
+    config = load_run_config(config_path, output_dir=output_dir)
+    taxonomy, folder = load_taxonomy(config.taxonomy), config.output_dir
+    load_policy(config.policy)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_run_config(config, folder / CONFIG)
+    rows, sources = _load_splits(config, folder)
+    result = fit(
+        rows["train"],
+        rows["validation"],
+        taxonomy=taxonomy,
+        model_config=config.model,
+        training_config=config.training,
+        loss_config=config.loss,
+        output_dir=folder,
+        resume=resume,
+    )
+    if not result.is_main_process:
+        return
+    record = {
+        "name": config.name,
+        "finished": now(),
+        "environment": environment(),
+        "sources": {split: [source.to_dict() for source in records] for split, records in sources.items()},
+        "steps": result.steps,
+        "best_metric": result.best_metric,
+        "log": result.log_history,
+    }
+    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    export(folder)
+    split = "test" if rows["test"] else "validation"
+    _report(Scorer.from_bundle(folder / BUNDLE), split, rows, config.thresholds, folder / REPORT)
+
+
+def export(run_dir: Path, *, output: Path | None = None) -> None:
+    """Calibrate a run's checkpoint on its validation rows, pass the gates, write the bundle.
+
+    Raises:
+        GateError: graph or tokenisation differ from the checkpoint; nothing is written.
+    """
+    config, record = _read_run(run_dir)
+    taxonomy = load_taxonomy(config.taxonomy)
+    validation, _ = _reload(record["sources"]["validation"], config)
+    items = [example.item for example in validation]
+    model, tokenizer = load_checkpoint(run_dir / CHECKPOINT)
+    encoder = item_tokenizer(tokenizer, max_length=config.model.max_length)
+    check_tokenizer(tokenizer, encoder, items)
+    graph = export_graph(model)
+    parity = check_parity(model, graph, encoder, items)
+
+    labels = label_matrix(validation, taxonomy)
+    logits, _ = graph_outputs(graph, encoder, items)
+    calibration = fit_calibration(logits, labels)
+    scores = calibration.apply(logits)
+    points = fit_operating_points(scores, labels, config.thresholds)
+    selected = scores >= np.array([point.threshold for point in points], dtype=np.float32)
+    target = run_dir / BUNDLE if output is None else output
+    write_bundle(
+        target,
+        name=config.name,
+        created=now(),
+        shudun_version=__version__,
+        precision="fp32",
+        provenance={
+            "encoder": config.model.model_dump(mode="json"),
+            "sources": record["sources"],
+            "thresholds": config.thresholds.model_dump(mode="json"),
+            "environment": environment(),
+            "parity": parity.to_dict(),
+        },
+        graph=graph,
+        tokenizer=encoder,
+        taxonomy=taxonomy,
+        calibration=calibration,
+        points=points,
+        policy=load_policy(config.policy),
+        metrics={"validation": compute_metrics(scores, selected, labels, taxonomy.label_ids)},
+    )
+    console = Console()
+    console.print(
+        f"parity over {parity.texts:,} validation texts: logits {parity.max_abs_logit:.1e}, "
+        f"embeddings {parity.max_abs_embedding:.1e}\nbundle: {target}",
+        markup=False,
+        highlight=False,
+    )
+
+
+def evaluate(
+    bundle_dir: Path,
+    data: Path,
+    report_dir: Path,
+    *,
+    train_data: Path | None = None,
+    validation_data: Path | None = None,
+    on_bad_row: str = "fail",
+    device: str = "auto",
+) -> None:
+    """Measure a bundle on labelled rows, beside a baseline trained on the bundle's own training rows."""
+    scorer = Scorer.from_bundle(bundle_dir, cast("Device", device))
+    provenance = scorer.manifest.provenance
+    policy = cast("OnBadRow", on_bad_row)
+    examples, records = load_examples(
+        [SourceConfig(path=str(data))], scorer.taxonomy, on_bad_row=policy, rejected_dir=report_dir / "rejected"
+    )
+    rows = {"data": examples}
+    for split, override in (("train", train_data), ("validation", validation_data)):
+        rows[split] = _baseline_rows(scorer, split, override, on_bad_row=policy, folder=report_dir / "rejected" / split)
+    thresholds = ThresholdConfig.model_validate(provenance.get("thresholds", {}))
+    _report(scorer, "data", rows, thresholds, report_dir, extra={"data": [x.to_dict() for x in records]})
+
+
+def _report(
+    scorer: Scorer,
+    split: str,
+    rows: dict[str, list[Example]],
+    thresholds: ThresholdConfig,
+    folder: Path,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    report = evaluate_bundle(
+        scorer, rows[split], train=rows["train"], validation=rows["validation"], thresholds=thresholds
+    )
+    report |= {"split": split, "bundle": scorer.manifest.name, "environment": environment(), **(extra or {})}
+    write_report(report, folder)
+    console = Console()
+    print_report(report, console)
+    console.print(f"report: {folder / 'report.json'}", markup=False, highlight=False)
+
+
+def _load_splits(config: RunConfig, folder: Path) -> tuple[dict[str, list[Example]], dict[str, list[SourceRecord]]]:
+    taxonomy = load_taxonomy(config.taxonomy)
+    rows: dict[str, list[Example]] = {}
+    records: dict[str, list[SourceRecord]] = {}
+    for split in ("train", "validation", "test"):
+        rows[split], records[split] = load_examples(
+            getattr(config.data, split),
+            taxonomy,
+            on_bad_row=config.data.on_bad_row,
+            rejected_dir=folder / "rejected" / split,
+        )
+    return rows, records
+
+
+def _read_run(run_dir: Path) -> tuple[RunConfig, dict[str, Any]]:
+    try:
+        record = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ShudunError(f"{run_dir}: no finished run of `shudun train` ({error})") from error
+    return load_run_config(run_dir / CONFIG), record
+
+
+def _reload(recorded: Sequence[dict[str, Any]], config: RunConfig) -> tuple[list[Example], list[SourceRecord]]:
+    """Read recorded sources again; refuse them when their contents changed since the run."""
+    folder = config.output_dir / "rejected" / "export"
+    return _verified_load(recorded, load_taxonomy(config.taxonomy), config.data.on_bad_row, folder)
+
+
+def _baseline_rows(
+    scorer: Scorer, split: str, override: Path | None, *, on_bad_row: OnBadRow, folder: Path
+) -> list[Example]:
+    if override is not None:
+        source = SourceConfig(path=str(override))
+        return load_examples([source], scorer.taxonomy, on_bad_row=on_bad_row, rejected_dir=folder)[0]
+    recorded = scorer.manifest.provenance.get("sources", {}).get(split)
+    if not recorded:
+        raise BundleError(f"the bundle records no {split} rows for the baseline; give --{split}-data FILE")
+    try:
+        return _verified_load(recorded, scorer.taxonomy, "skip", folder)[0]
+    except ShudunError as error:
+        raise ShudunError(f"{split} rows for the baseline: {error}. Give --{split}-data FILE") from error
+
+
+def _verified_load(
+    recorded: Sequence[dict[str, Any]], taxonomy: Any, on_bad_row: OnBadRow, folder: Path
+) -> tuple[list[Example], list[SourceRecord]]:
+    sources = [SourceRecord(**entry).config() for entry in recorded]
+    examples, records = load_examples(sources, taxonomy, on_bad_row=on_bad_row, rejected_dir=folder)
+    for before, after in zip(recorded, records, strict=True):
+        if before["sha256"] != after.sha256:
+            raise ShudunError(f"{after.path}: the rows changed since the run (sha256 {after.sha256[:12]})")
+    return examples, records

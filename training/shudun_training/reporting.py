@@ -1,0 +1,68 @@
+"""An evaluation report as files (`report.json`, `report.md`) and as a table on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+HEADERS = ("label", "positives", "threshold", "P", "R", "F1", "AP", "baseline F1", "baseline AP")
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Write `report.json` and `report.md` into `folder`, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+
+
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print the per-label table and the summary."""
+    table = Table(*HEADERS, title=f"{report['counts']['rows']:,} rows", title_justify="left")
+    for cells in _table(report):
+        table.add_row(*cells)
+    console.print(table)
+    for line in summary_lines(report):
+        console.print(line, markup=False, highlight=False)
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """Model, baseline and their difference, one line each."""
+    lines = [
+        f"{name:>8}: macro-F1 {_figure(block['macro_f1'])}  micro-F1 {_figure(block['micro_f1'])}  "
+        f"macro-AP {_figure(block['macro_ap'])}"
+        for name, block in ((name, report[name]) for name in ("model", "baseline"))
+    ]
+    for metric, value in report["difference"].items():
+        if value is not None:
+            lines.append(
+                f"model - baseline, {metric}: {value['delta']:+.3f} "
+                f"(95 % interval {value['low']:+.3f} to {value['high']:+.3f})"
+            )
+    return lines
+
+
+def _table(report: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for label, model in report["model"]["per_label"].items():
+        baseline = report["baseline"]["per_label"][label]
+        figures = [model[key] for key in ("threshold", "precision", "recall", "f1", "ap")]
+        rows.append([label, str(model["positives"]), *map(_figure, [*figures, baseline["f1"], baseline["ap"]])])
+    return rows
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
+    lines = ["# Evaluation", "", *[f"- {line.strip()}" for line in summary_lines(report)], ""]
+    lines += [f"| {' | '.join(HEADERS)} |", "|" + " --- |" * len(HEADERS)]
+    lines += [f"| {' | '.join(cells)} |" for cells in _table(report)]
+    lines += ["", "Counts: " + ", ".join(f"{name} {value}" for name, value in report["counts"].items()), ""]
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

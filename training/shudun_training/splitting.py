@@ -1,0 +1,85 @@
+"""Splits that do not leak: near-duplicates and members of one group stay together, labels stay balanced.
+
+Near-duplicates are found by MinHash over character 3-grams of the normalised text (Broder 1997), groups are
+assigned as units by iterative stratification on the labels they hold (Sechidis et al. 2011).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from shudun.errors import ShudunError
+
+NEAR_DUPLICATE_JACCARD = 0.7
+PERMUTATIONS = 128
+PARTS = 20
+"""Groups are dealt into this many equal parts; shares of a split are multiples of `1 / PARTS`."""
+
+
+def near_duplicate_clusters(
+    texts: Sequence[str], *, groups: Sequence[str | None] | None = None, threshold: float = NEAR_DUPLICATE_JACCARD
+) -> NDArray[np.int64]:
+    """Cluster number of each text, shape `(n,)`: near-duplicates, and members of one group, share a number.
+
+    Args:
+        texts: raw texts.
+        groups: optional group name of each text; `None` entries belong to no group.
+        threshold: estimated Jaccard similarity of character 3-grams from which two texts are near-duplicates.
+    """
+    lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+    hashes = list(MinHash.generator([_shingles(text) for text in texts], num_perm=PERMUTATIONS, seed=1))
+    pairs: list[tuple[int, int]] = []
+    for i, minhash in enumerate(hashes):
+        pairs += [(i, j) for j in lsh.query(minhash) if hashes[j].jaccard(minhash) >= threshold]
+        lsh.insert(i, minhash)
+    first_of_group: dict[str, int] = {}
+    for i, group in enumerate(groups or []):
+        if group is not None:
+            pairs.append((i, first_of_group.setdefault(group, i)))
+    left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    edges = coo_matrix((np.ones(len(left)), (left, right)), shape=(len(texts), len(texts)))
+    return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)
+
+
+def grouped_split(
+    labels: NDArray[np.int64], clusters: NDArray[np.int64], shares: Mapping[str, float], *, seed: int
+) -> NDArray[np.str_]:
+    """Split name of each row, shape `(n,)`; all rows of a cluster get the same name.
+
+    Args:
+        labels: `(n, num_labels)`, 1 where positive; other values count as not positive.
+        clusters: cluster number of each row, shape `(n,)`.
+        shares: split name → share of the rows, multiples of `1 / PARTS` that sum to 1.
+        seed: the same seed gives the same split.
+
+    Raises:
+        ShudunError: shares that do not fit, or fewer clusters than `PARTS`.
+    """
+    counts = {name: share * PARTS for name, share in shares.items()}
+    if any(abs(count - round(count)) > 1e-9 for count in counts.values()) or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ShudunError(f"split shares must be multiples of {1 / PARTS:g} and sum to 1, got {dict(shares)}")
+    ids, unit_of_row = np.unique(clusters, return_inverse=True)
+    if len(ids) < PARTS:
+        raise ShudunError(f"a grouped split needs at least {PARTS} groups of rows, got {len(ids)}")
+    presence = np.zeros((len(ids), labels.shape[1] + 1), dtype=np.int64)
+    positive = labels == 1
+    np.maximum.at(presence, unit_of_row, np.column_stack([positive, ~positive.any(axis=1)]).astype(np.int64))
+    folds = MultilabelStratifiedKFold(n_splits=PARTS, shuffle=True, random_state=seed)
+    names = np.repeat(list(counts), [round(count) for count in counts.values()])
+    split_of_unit = np.empty(len(ids), dtype=names.dtype)
+    for name, (_, held_out) in zip(names, folds.split(presence, presence), strict=True):
+        split_of_unit[held_out] = name
+    return split_of_unit[unit_of_row]
+
+
+def _shingles(text: str) -> list[bytes]:
+    plain = "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return [plain[i : i + 3].encode("utf-8", "surrogatepass") for i in range(max(len(plain) - 2, 1))]
