@@ -78,6 +78,12 @@ def item_tokenizer(tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> It
     return ItemTokenizer(backend.to_str(), max_length=max_length)
 
 
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a stock `transformers` folder (safetensors, tokenizer, `problem_type`, `id2label`)."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a saved checkpoint folder in evaluation mode.
 

@@ -10,22 +10,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -38,11 +33,12 @@ from shudun.items import Item
 from shudun.rendering import plain_text
 from shudun.taxonomy import Taxonomy
 from shudun.tokenization import ItemTokenizer, TokenBatch
-from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer
+from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer, save_checkpoint
 from shudun_training.config import LossConfig, ModelConfig, TrainingConfig
 from shudun_training.examples import Example, label_matrix
 from shudun_training.losses import MaskedBce, balanced_pos_weight
 from shudun_training.metrics import compute_metrics
+from shudun_training.progress import EpochLines, ProgressBar
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,29 +152,6 @@ class EpochMetrics:
         return {"macro_ap": result["macro_ap"] or 0.0, "macro_f1_at_half": result["macro_f1"] or 0.0}
 
 
-class EpochLines(TrainerCallback):
-    """One line for each epoch: losses and validation metrics."""
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Print the line of the epoch that was just measured."""
-        if not state.is_world_process_zero:
-            return
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        metrics = kwargs["metrics"]
-        tqdm.write(
-            f"epoch {state.epoch or 0:g}/{args.num_train_epochs:g}  step {state.global_step}  "
-            f"loss {losses[-1] if losses else float('nan'):.3f}  validation loss {metrics['eval_loss']:.3f}  "
-            f"macro-AP {metrics['eval_macro_ap']:.3f}  macro-F1 at 0.5 {metrics['eval_macro_f1_at_half']:.3f}"
-        )
-
-
-class ProgressBar(ProgressCallback):
-    """Trainer's progress bar without its log lines, which `EpochLines` replaces."""
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Print nothing."""
-
-
 def predict_logits(
     model: PreTrainedModel, encoder: ItemTokenizer, items: Sequence[Item], *, batch_tokens: int = 4096
 ) -> Outputs:
@@ -191,14 +164,8 @@ def predict_logits(
             output = model(**feeds, output_hidden_states=True)
         return output.logits.float().cpu().numpy(), output.hidden_states[-1][:, 0].float().cpu().numpy()
 
-    widths = (int(model.num_labels), int(model.config.hidden_size))
+    widths = (cast("int", model.config.num_labels), int(model.config.hidden_size))
     return run_batches(encoder.encode(items), run, widths=widths, batch_tokens=batch_tokens)
-
-
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a stock `transformers` folder (safetensors, tokenizer, `problem_type`, `id2label`)."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _splits(train: Sequence[Example], validation: Sequence[Example]) -> dict[str, Sequence[Example]]:
