@@ -171,7 +171,7 @@ def _parse_manifest(root: Path, data: bytes) -> BundleManifest:
             for name, entry in values.pop("files").items()
         }
         manifest = BundleManifest(**values, files=entries)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BundleError(f"{root}/{MANIFEST}: incomplete or mistyped: {error!r}") from error
     if set(entries) != set(FILES):
         raise BundleError(f"{root}/{MANIFEST}: expected exactly the files {sorted(FILES)}, got {sorted(entries)}")
@@ -194,13 +194,17 @@ def _read_regular(path: Path, *, limit: int) -> bytes:
     """Read a regular file through one descriptor; links, pipes and larger files are refused unread."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise BundleError(f"{path}: expected a regular file")
             if status.st_size > limit:
                 raise BundleError(f"{path}: {status.st_size} bytes, more than the {limit} expected")
-            return file.read(limit + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(limit + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}; is this a complete bundle folder?") from error
 
@@ -223,11 +227,33 @@ def _utf8(contents: Mapping[str, bytes], name: str) -> str:
 
 
 def _replace(staging: Path, folder: Path) -> None:
-    if folder.exists():
-        if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-            raise BundleError(f"{folder}: exists and is not a bundle; choose another folder or remove it")
-        shutil.rmtree(folder)
-    staging.rename(folder)
+    if not os.path.lexists(folder):
+        staging.rename(folder)
+        return
+    if not _is_replaceable(folder):
+        raise BundleError(f"{folder}: exists and is not a bundle; choose another folder or remove it")
+    # Moved aside rather than removed first: a rename that fails must not cost the earlier bundle.
+    aside = staging.with_name(f"{staging.name}-replaced")
+    folder.rename(aside)
+    try:
+        staging.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether `folder` is an empty folder or a bundle of any format version; many tools write a manifest.json."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        manifest = _load({MANIFEST: _read_regular(folder / MANIFEST, limit=MANIFEST_BYTES)}, MANIFEST)
+    except BundleError:
+        return False
+    return {"format_version", "files"} <= set(manifest)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

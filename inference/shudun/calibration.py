@@ -86,15 +86,16 @@ def calibration_from_dict(
     Raises:
         BundleError: when labels are missing, foreign or in another order, or a value is unusable.
     """
-    if list(data) != list(label_ids):
-        raise BundleError(f"calibration: expected labels {list(label_ids)} in this order, got {list(data)}")
+    if not isinstance(data, Mapping) or list(data) != list(label_ids):
+        got = list(data) if isinstance(data, Mapping) else type(data).__name__
+        raise BundleError(f"calibration: expected labels {list(label_ids)} in this order, got {got}")
     try:
         calibration = Calibration(
             np.array([float(data[x]["slope"]) for x in label_ids]),
             np.array([float(data[x]["intercept"]) for x in label_ids]),
         )
         points = tuple(OperatingPoint(**{name: data[x][name] for name in OperatingPoint.__slots__}) for x in label_ids)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise BundleError(f"calibration: incomplete or mistyped entry: {error!r}") from error
     return calibration, points
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from shudun.errors import MissingExtraError, ShudunError
 from shudun.version import __version__
@@ -177,7 +177,7 @@ def main() -> None:
     """Entry point: run the command; turn known errors into one message and exit code 1."""
     try:
         app()
-    except ShudunError as error:
+    except (ShudunError, OSError) as error:  # OSError: disk full, no permission, a folder where a file should be
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
@@ -208,7 +208,7 @@ def _progress() -> Progress:
 
 
 def _print_counts(counts: JobCounts, target: Path, rejected: Path, threads: int) -> None:
-    console = Console()
+    console = Console(markup=False)
     table = Table("rows", "count", title=f"scored into {target}", title_justify="left")
     for name in ("read", "scored", "failed", "rejected", "truncated"):
         table.add_row(name, f"{getattr(counts, name):,}")
@@ -217,11 +217,11 @@ def _print_counts(counts: JobCounts, target: Path, rejected: Path, threads: int)
     console.print(table)
     console.print(f"{counts.texts_per_second:,.0f} texts/s over {counts.seconds:.1f} s on {threads} threads")
     if counts.rejected:
-        console.print(f"rejected rows with their reasons: {rejected}", markup=False)
+        console.print(f"rejected rows with their reasons: {rejected}", soft_wrap=True)
 
 
 def _print_bundle(bundle: Bundle) -> None:
-    console, manifest = Console(), bundle.manifest
+    console, manifest = Console(markup=False), bundle.manifest
     graph = manifest.files["model.onnx"]
     facts = {
         "name": manifest.name,
@@ -235,8 +235,8 @@ def _print_bundle(bundle: Bundle) -> None:
         "policy": f"{bundle.policy.id} {bundle.policy.version}",
     }
     for name, value in facts.items():
-        console.print(f"{name:>12}  {value}", markup=False, highlight=False)
-    table = Table("label", "tier", "applies to", "threshold", "automatic", "fitted for", "positives", "precision")
+        console.print(f"{name:>12}  {value}", highlight=False)
+    table = Table(Column("label", no_wrap=True), "tier", "applies to", "threshold", "automatic", "fitted for", "positives", "precision")
     for label, point in zip(bundle.taxonomy.labels, bundle.points, strict=True):
         table.add_row(
             f"{label.id} {label.name_zh}",

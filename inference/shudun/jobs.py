@@ -63,10 +63,9 @@ def score_file(
 
     Raises:
         RowError: a bad row under "fail".
-        ShudunError: unreadable source, unknown output type, or target equal to source.
+        ShudunError: unreadable source, unknown output type, or a source that the job would overwrite.
     """
-    if target.exists() and target.samefile(source):
-        raise ShudunError(f"{target}: input and output are the same file; choose another output")
+    _require_apart(source, target)
     started = time.monotonic()
     reader = RowReader(source, parse_item, on_bad_row=on_bad_row, rejected_path=rejected_path(target), columns=columns)
     failed = truncated = done = 0
@@ -94,6 +93,16 @@ def score_file(
 def rejected_path(target: Path) -> Path:
     """Where the rejected rows of a job go."""
     return target.with_name(target.name + ".rejected.jsonl")
+
+
+def _require_apart(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise ShudunError(f"{source}: no such file")
+    if target.is_dir():
+        raise ShudunError(f"{target}: is a folder; give the name of an output file")
+    for written, what in ((target, "output"), (rejected_path(target), "file for rejected rows")):
+        if written.exists() and written.samefile(source):
+            raise ShudunError(f"{source}: input and {what} are the same file; choose another output")
 
 
 class RowWriter(Protocol):

@@ -121,7 +121,7 @@ def select_labels(
 
 def _tier_rule(tier: Any, rule: Any) -> TierRule:
     keys = {"above_threshold", "above_automatic"}
-    if not isinstance(rule, Mapping) or set(rule) != keys or not set(rule.values()) <= set(ACTIONS):
+    if not isinstance(rule, Mapping) or set(rule) != keys or not all(action in ACTIONS for action in rule.values()):
         raise TaxonomyError(
             f"policy: tier {tier}: expected {sorted(keys)}, each one of {', '.join(ACTIONS)}; got {rule!r}"
         )

@@ -24,6 +24,8 @@ CSV_FIELD_CHARS = 1 << 24
 
 PARQUET_BATCH_ROWS = 4096
 
+UTF8_HINT = "Save the file as UTF-8 (for GB18030: iconv -f GB18030 -t UTF-8)."
+
 FORMATS = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
 
 
@@ -116,6 +118,8 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[RecordOrBad]:
         except StopIteration:
             return
         except csv.Error as error:
+            if header is None:
+                raise ShudunError(f"{name}:{line}: the CSV header cannot be read: {error}") from error
             hint = "Quote cells that hold commas, quotes or line breaks."
             yield BadRecord(RowProblem(name, line, "(row)", "a CSV record", str(error), hint), "")
             continue
@@ -128,6 +132,8 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[RecordOrBad]:
 
 
 def _header(cells: list[str], name: str) -> list[str]:
+    if any(map(_has_invalid_bytes, cells)):
+        raise ShudunError(f"{name}:1: the CSV header is not valid UTF-8. {UTF8_HINT}")
     header = [cell.strip() for cell in cells]
     if len(set(header)) != len(header):
         raise ShudunError(f"{name}:1: the CSV header names a column twice: {header}")
@@ -137,7 +143,7 @@ def _header(cells: list[str], name: str) -> list[str]:
 def _csv_record(header: list[str], cells: list[str], name: str, line: int) -> RecordOrBad:
     raw = json.dumps(cells, ensure_ascii=True)
     for column, cell in zip(header, cells, strict=False):
-        if any("\udc80" <= char <= "\udcff" for char in cell):
+        if _has_invalid_bytes(cell):
             return _not_utf8(name, line, f"an invalid byte in column '{column}'", raw)
     if len(cells) != len(header):
         hint = "Quote cells that hold commas, or add the missing cells."
@@ -165,5 +171,8 @@ def _read_parquet(path: Path) -> Iterator[RecordOrBad]:
 
 
 def _not_utf8(name: str, line: int, got: str, raw: str) -> BadRecord:
-    hint = "Save the file as UTF-8 (for GB18030: iconv -f GB18030 -t UTF-8)."
-    return BadRecord(RowProblem(name, line, "(row)", "valid UTF-8", got, hint), raw)
+    return BadRecord(RowProblem(name, line, "(row)", "valid UTF-8", got, UTF8_HINT), raw)
+
+
+def _has_invalid_bytes(cell: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in cell)

@@ -199,6 +199,9 @@ def _parse_id(row: Row) -> str:
         return f"row-{row.record.line}"
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise row.problem("id", "a non-empty string or a whole number", value, "Give each row an id of its own.")
+    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        # Such an id could not be written into any output file.
+        raise row.problem("id", "valid Unicode", value, "Remove the lone surrogate from this id.")
     return str(value)
 
 

@@ -120,7 +120,7 @@ class Scorer:
 
     def score(self, items: Sequence[Item | str]) -> list[ScoredItem]:
         """Score items; one `ScoredItem` per item, in order. A `str` counts as a comment."""
-        typed = [as_item(item) for item in items]
+        typed = _typed(items)
         output = self.run(typed)
         applicable = self.taxonomy.applicable([item.kind for item in typed])
         probabilities = self._probabilities(output.logits, applicable)
@@ -135,23 +135,23 @@ class Scorer:
 
     def score_iter(self, items: Iterable[Item | str]) -> Iterator[ScoredItem]:
         """Score a stream in order with flat memory: reads `CHUNK_ITEMS` items ahead."""
-        source = iter(items)
+        source = iter(_not_text(items))
         while chunk := list(islice(source, CHUNK_ITEMS)):
             yield from self.score(chunk)
 
     def predict_proba(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Calibrated probabilities `(n, num_labels)`; 0.0 where a label does not apply, NaN where a row failed."""
-        typed = [as_item(item) for item in items]
+        typed = _typed(items)
         return self._probabilities(self.run(typed).logits, self.taxonomy.applicable([x.kind for x in typed]))
 
     def predict(self, items: Sequence[Item | str]) -> NDArray[np.bool_]:
         """Which labels hold, `(n, num_labels)`: the labels that `score` lists, as an array."""
-        applicable = self.taxonomy.applicable([as_item(item).kind for item in items])
-        return self._decider.select(self.predict_proba(items), applicable)
+        typed = _typed(items)
+        return self._decider.select(self.predict_proba(typed), self.taxonomy.applicable([x.kind for x in typed]))
 
     def embed(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Embeddings `(n, hidden)`: the encoder's last hidden state at `[CLS]`, not normalised."""
-        return self.run([as_item(item) for item in items]).embeddings
+        return self.run(_typed(items)).embeddings
 
     def run(self, items: Sequence[Item]) -> ModelOutput:
         """Tokenise, batch and run the model; rows come back in input order."""
@@ -160,7 +160,9 @@ class Scorer:
         return ModelOutput(logits=logits, embeddings=embeddings, truncated=encoded.truncated)
 
     def _probabilities(self, logits: NDArray[np.float32], applicable: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return np.asarray(np.where(applicable, self._bundle.calibration.apply(logits), np.float32(0.0)))
+        probabilities = np.where(applicable, self._bundle.calibration.apply(logits), np.float32(0.0))
+        probabilities[~np.isfinite(logits).all(axis=1)] = np.nan
+        return probabilities
 
     def _row(
         self, item: Item, probabilities: NDArray[np.float32], selected: NDArray[np.bool_], *, truncated: bool
@@ -174,6 +176,17 @@ class Scorer:
             suggestion=decision.action,
             truncated=truncated,
         )
+
+
+def _typed(items: Iterable[Item | str]) -> list[Item]:
+    return [as_item(item) for item in _not_text(items)]
+
+
+def _not_text(items: Iterable[Item | str]) -> Iterable[Item | str]:
+    # A str is itself a sequence of str: each character would be scored as a comment.
+    if isinstance(items, str):
+        raise TypeError("expected a list of items, got one str; wrap it in a list: [text]")
+    return items
 
 
 def _failed(item: Item, *, truncated: bool) -> ScoredItem:

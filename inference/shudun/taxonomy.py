@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,8 +119,11 @@ def _label(entry: Any) -> Label:
         raise TaxonomyError(f"taxonomy: each label must be a mapping, got {type(entry).__name__}")
     required = {"id", "name_zh", "family", "tier", "applies_to"}
     _require_keys(f"label {entry.get('id')}", entry, required, {field.name for field in fields(Label)})
+    applies_to = entry["applies_to"]
+    if not isinstance(applies_to, list | tuple) or not all(isinstance(kind, str) for kind in applies_to):
+        raise TaxonomyError(f"label {entry['id']}: applies_to must be a list of {list(KINDS)}, got {applies_to!r}")
     values = {key: str(value) for key, value in entry.items() if key != "applies_to"}
-    return Label(**values, applies_to=tuple(entry["applies_to"]))
+    return Label(**values, applies_to=cast("tuple[Kind, ...]", tuple(applies_to)))
 
 
 def _require_keys(what: str, data: Mapping[str, Any], required: set[str], allowed: set[str]) -> None:

@@ -22,7 +22,7 @@ Args:
     scores: probabilities per label, shape (n, num_labels), passed to compute().
     label_ids: names of the labels in column order, passed to compute().
 Returns:
-    macro_f1, micro_f1, macro_ap, and per_label: precision, recall, f1, ap, ece (15 equal-width bins),
+    macro_f1, micro_f1, macro_ap, and per_label: accuracy, precision, recall, f1, ap, ece (15 equal-width bins),
     recall_at_precision_95, precision_at_recall_80, positives, negatives. A figure is None where it is undefined.
 """
 
@@ -66,6 +66,7 @@ def _label_metrics(
 ) -> dict[str, Any]:
     hits, flagged, positives = int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum())
     row: dict[str, Any] = {
+        "accuracy": float((predicted == truth).mean()) if truth.size else None,
         "precision": hits / flagged if flagged else None,
         "recall": hits / positives if positives else None,
         "f1": _f1(hits, flagged, positives),
