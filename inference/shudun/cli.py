@@ -236,7 +236,8 @@ def _print_bundle(bundle: Bundle) -> None:
     }
     for name, value in facts.items():
         console.print(f"{name:>12}  {value}", highlight=False)
-    table = Table(Column("label", no_wrap=True), "tier", "applies to", "threshold", "automatic", "fitted for", "positives", "precision")
+    headings = ("tier", "applies to", "threshold", "automatic", "fitted for", "positives", "precision")
+    table = Table(Column("label", no_wrap=True), *headings)
     for label, point in zip(bundle.taxonomy.labels, bundle.points, strict=True):
         table.add_row(
             f"{label.id} {label.name_zh}",

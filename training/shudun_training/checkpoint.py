@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -92,7 +93,12 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """
     if not folder.is_dir():
         raise ShudunError(f"{folder}: no checkpoint folder; run `shudun train` first")
-    model = _loaded(str(folder), AutoModelForSequenceClassification.from_pretrained, use_safetensors=True)
+    model, report = _loaded(
+        str(folder), AutoModelForSequenceClassification.from_pretrained, use_safetensors=True, output_loading_info=True
+    )
+    # transformers would fill absent weights with random numbers.
+    if missing := sorted(report["missing_keys"]):
+        raise ShudunError(f"{folder}: the checkpoint lacks weights: {', '.join(missing)}; train or copy it again")
     return model.eval(), _loaded(str(folder), AutoTokenizer.from_pretrained)
 
 
@@ -116,7 +122,7 @@ def _compact(
 def _loaded(name: str | None, load: Any, **arguments: Any) -> Any:
     try:
         return load(name, trust_remote_code=False, **arguments)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ShudunError(
             f"{name}: cannot be loaded as a local folder or hub id (offline? give a local folder): {error}"
         ) from error

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shudun.errors import ShudunError
 from shudun.policy import Policy
+from shudun.records import FORMATS
 from shudun.taxonomy import Taxonomy
 
 
@@ -224,7 +225,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _absolute_source(source: SourceConfig, base: Path) -> SourceConfig:
     candidate = base / source.path
-    # A path that exists is local; anything else that looks like "name" or "owner/name" is a hub id.
-    if candidate.exists() or source.path.startswith((".", "/")):
+    # What exists or is named like a file is local; anything else of the form "name" or "owner/name" is a hub id.
+    if candidate.exists() or source.path.startswith((".", "/")) or source.path.lower().endswith(FORMATS):
         return source.model_copy(update={"path": str(candidate.resolve())})
     return source

@@ -125,8 +125,8 @@ def _macro_f1(
     labels = _measured_labels(references)
     truth = (references == POSITIVE)[:, labels].astype(np.float64)
     flagged = (predictions.selected & (references != UNKNOWN))[:, labels].astype(np.float64)
-    hits, total = weights @ (truth * flagged), weights @ (truth + flagged)
-    return _mean_defined(np.where(total > 0, 2 * hits / np.maximum(total, 1), np.nan))
+    hits, positives, total = weights @ (truth * flagged), weights @ truth, weights @ (truth + flagged)
+    return _mean_defined(np.where(positives > 0, 2 * hits / np.maximum(total, 1), np.nan))
 
 
 def _macro_ap(
@@ -137,12 +137,12 @@ def _macro_ap(
     for label in _measured_labels(references):
         known = np.flatnonzero(references[:, label] != UNKNOWN)
         order = known[np.argsort(-predictions.scores[known, label], kind="stable")]
-        truth = (references[order, label] == POSITIVE).astype(np.float64)
-        weight = weights[:, order]
-        hits = np.cumsum(weight * truth, axis=1)
-        precision = hits / np.maximum(np.cumsum(weight, axis=1), 1)
+        scores, truth = predictions.scores[order, label], (references[order, label] == POSITIVE).astype(np.float64)
+        # Rows of equal score are flagged together: the figure may not depend on the order of rows.
+        ends = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))
+        hits, flagged = (np.cumsum(weights[:, order] * part, axis=1)[:, ends] for part in (truth, 1.0))
         positives = hits[:, -1]
-        total = (precision * weight * truth).sum(axis=1)
+        total = (np.diff(hits, axis=1, prepend=0) * hits / np.maximum(flagged, 1)).sum(axis=1)
         columns.append(np.where(positives > 0, total / np.maximum(positives, 1), np.nan))
     return _mean_defined(np.stack(columns, axis=1)) if columns else np.full(len(weights), np.nan)
 

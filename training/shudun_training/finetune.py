@@ -35,7 +35,7 @@ from shudun.taxonomy import Taxonomy
 from shudun.tokenization import ItemTokenizer, TokenBatch
 from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer, save_checkpoint
 from shudun_training.config import LossConfig, ModelConfig, TrainingConfig
-from shudun_training.examples import Example, label_matrix
+from shudun_training.examples import UNKNOWN, Example, label_matrix
 from shudun_training.losses import MaskedBce, balanced_pos_weight
 from shudun_training.metrics import compute_metrics
 from shudun_training.progress import EpochLines, ProgressBar
@@ -72,7 +72,7 @@ def fit(
     tokenizer = build_tokenizer(model_config, (plain_text(example.item) for example in train))
     model = build_model(model_config, taxonomy, tokenizer)
     encoder = item_tokenizer(tokenizer, max_length=model_config.max_length)
-    datasets = {name: to_dataset(rows, encoder, taxonomy) for name, rows in _splits(train, validation).items()}
+    datasets = {name: to_dataset(rows, encoder, taxonomy) for name, rows in _splits(train, validation, taxonomy).items()}
     trainer = Trainer(
         model=model,
         args=_arguments(training_config, output_dir / "trainer", len(train)),
@@ -145,8 +145,14 @@ class EpochMetrics:
         self._taxonomy = taxonomy
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Macro AP and macro F1 at 0.5."""
+        """Macro AP and macro F1 at 0.5.
+
+        Raises:
+            ShudunError: a logit is not finite.
+        """
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        if not np.isfinite(logits).all():
+            raise ShudunError("training diverged: the model gives NaN or Inf; lower training.learning_rate")
         scores = Calibration.identity(len(self._taxonomy.labels)).apply(logits)
         result = compute_metrics(scores, scores >= 0.5, labels, self._taxonomy.label_ids)
         return {"macro_ap": result["macro_ap"] or 0.0, "macro_f1_at_half": result["macro_f1"] or 0.0}
@@ -168,12 +174,14 @@ def predict_logits(
     return run_batches(encoder.encode(items), run, widths=widths, batch_tokens=batch_tokens)
 
 
-def _splits(train: Sequence[Example], validation: Sequence[Example]) -> dict[str, Sequence[Example]]:
+def _splits(
+    train: Sequence[Example], validation: Sequence[Example], taxonomy: Taxonomy
+) -> dict[str, Sequence[Example]]:
     splits = {"train": train, "validation": validation}
     for name, rows in splits.items():
         # A row whose every label is unknown teaches nothing and measures nothing.
-        if not rows:
-            raise ShudunError(f"{name}: no rows")
+        if not (label_matrix(rows, taxonomy) != UNKNOWN).any():
+            raise ShudunError(f"{name}: {len(rows)} rows without a known label; give rows with labels")
     return splits
 
 

@@ -26,9 +26,11 @@ def masked_bce(
             those of this batch. All labels unknown gives 0.
     """
     known = labels != UNKNOWN
-    # Unknown targets are replaced before the loss: a mask after it would let 0 * inf through.
+    # Unknown cells are replaced before the loss: a mask after it alone would let 0 * inf and 0 * NaN through.
     targets = torch.where(known, labels, NEGATIVE).to(logits.dtype)
-    losses = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=pos_weight, reduction="none")
+    losses = functional.binary_cross_entropy_with_logits(
+        torch.where(known, logits, 0.0), targets, pos_weight=pos_weight, reduction="none"
+    )
     total = torch.where(known, losses, 0.0).sum()
     count = known.sum() if num_items_in_batch is None else num_items_in_batch
     return total / torch.clamp(torch.as_tensor(count, device=total.device), min=1)

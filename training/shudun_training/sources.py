@@ -126,7 +126,10 @@ def _load_dataset(source: SourceConfig) -> Any:
 
     path = Path(source.path)
     if path.is_dir():
-        loaded = datasets.load_from_disk(str(path))
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except Exception as error:  # pyarrow and datasets raise unrelated types
+            raise ShudunError(f"{path}: cannot be read as a folder of datasets.save_to_disk: {error}") from error
         if isinstance(loaded, datasets.Dataset):
             return loaded
         if source.split not in loaded:

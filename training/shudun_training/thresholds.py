@@ -91,8 +91,10 @@ def _curve(
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order].astype(np.float64), np.cumsum(truth[order])
     last = np.append(ranked[1:] < ranked[:-1], True)  # the last row of each run of equal scores
-    lower = np.append(ranked[1:], 0.0)[last]
-    thresholds = np.clip((ranked[last] + lower) / 2, 1e-6, 1.0)
+    upper, lower = ranked[last], np.append(ranked[1:], 0.0)[last]
+    halfway = ((upper + lower) / 2).astype(np.float32).astype(np.float64)
+    # Between neighbouring float32 scores there is no third one: halfway would round down to the lower of them.
+    thresholds = np.clip(np.where(halfway > lower, halfway, upper), 1e-6, 1.0)
     flagged = np.arange(1, len(ranked) + 1)[last]
     return thresholds, hits[last] / flagged, hits[last] / truth.sum()
 
