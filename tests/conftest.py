@@ -81,9 +81,10 @@ def trained(taxonomy: Taxonomy) -> Trained:
     config = ModelConfig(compact=compact, max_length=32)
     tokenizer = build_tokenizer(config, TEXTS * 2)
     model = build_model(config, taxonomy, tokenizer).eval()
-    # Random heads hardly move: larger weights make scores of different texts differ.
+    # Fresh weights give nearly the same logits for every text, and equal biases: noise makes both differ.
     with torch.no_grad():
-        model.classifier.weight.mul_(30)
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return Trained(
         config, model, tokenizer, item_tokenizer(tokenizer, max_length=config.max_length), export_graph(model)
     )

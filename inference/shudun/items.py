@@ -43,6 +43,11 @@ class Comment:
 Item: TypeAlias = Note | Comment
 
 
+def is_blank(item: Item) -> bool:
+    """Whether an item holds no text of its own to judge (a parent text alone is none)."""
+    return not item.text.strip() and not (isinstance(item, Note) and item.title.strip())
+
+
 def as_item(value: Item | str) -> Item:
     """Return `value` as an item; a plain string becomes a comment.
 

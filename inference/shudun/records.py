@@ -108,6 +108,14 @@ def _json_record(data: bytes, name: str, line: int) -> RecordOrBad:
 def _read_csv(file: IO[bytes], name: str) -> Iterator[RecordOrBad]:
     # surrogateescape keeps invalid bytes recognisable, so that only their own record is refused.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        yield from _csv_records(text, name)
+    finally:
+        # The caller closes the file; a wrapper that is still attached would warn when it is collected.
+        text.detach()
+
+
+def _csv_records(text: IO[str], name: str) -> Iterator[RecordOrBad]:
     csv.field_size_limit(CSV_FIELD_CHARS)
     reader = csv.reader(text, strict=True)
     header: list[str] | None = None
@@ -149,8 +157,7 @@ def _csv_record(header: list[str], cells: list[str], name: str, line: int) -> Re
         hint = "Quote cells that hold commas, or add the missing cells."
         problem = RowProblem(name, line, "(row)", f"{len(header)} cells as in the header", str(len(cells)), hint)
         return BadRecord(problem, raw)
-    # CSV cannot tell an empty cell from an absent one: both are absent here.
-    return Record(line, {key: cell if cell != "" else None for key, cell in zip(header, cells, strict=True)}, raw)
+    return Record(line, dict(zip(header, cells, strict=True)), raw)
 
 
 def _read_parquet(path: Path) -> Iterator[RecordOrBad]:

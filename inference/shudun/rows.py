@@ -52,6 +52,11 @@ class Row:
         """The raw value, `None` when absent or null."""
         return self.record.values.get(field)
 
+    def get_optional(self, field: str) -> Any:
+        """The raw value, `None` when absent, null or the empty string (which is all that CSV can say)."""
+        value = self.get(field)
+        return None if value == "" else value
+
     def text(self, field: str) -> str:
         """A string, empty when absent or null."""
         value = self.get(field)
@@ -63,7 +68,7 @@ class Row:
 
     def string_list(self, field: str) -> list[str] | None:
         """A list of strings, `None` when absent or null; in CSV the cell holds a JSON list such as `["a"]`."""
-        value = self.get(field)
+        value = self.get_optional(field)
         if isinstance(value, str):
             try:
                 value = json.loads(value)
@@ -81,15 +86,15 @@ def parse_item(row: Row) -> Item:
     """Parse the item fields of a row; a row without an id is named `row-<line>`.
 
     Raises:
-        RowError: unknown kind, wrong types, blank text, or a field that its kind does not have.
+        RowError: unknown kind, wrong types, missing text, or a field that its kind does not have.
     """
-    kind, item_id = row.get("kind"), _parse_id(row)
+    kind, item_id = row.get_optional("kind"), _parse_id(row)
     title, text, parent_text = row.text("title"), row.text("text"), row.text("parent_text")
     if kind is not None and kind not in KINDS:
         raise row.problem("kind", "note or comment", kind, "Use one of the two, or leave it out for comment.")
-    if not text.strip() and not (kind == "note" and title.strip()):
+    if row.get("text") is None and not (kind == "note" and title):
         hint = "Give the text (a note may have a title alone), or leave the row out."
-        raise row.problem("text", "a non-blank string", row.get("text"), hint)
+        raise row.problem("text", "a string", None, hint)
     if kind == "note":
         if parent_text:
             raise row.problem("parent_text", "nothing for a note", parent_text, "Only comments have a parent.")
@@ -194,10 +199,10 @@ class _SideFile:
 
 
 def _parse_id(row: Row) -> str:
-    value = row.get("id")
+    value = row.get_optional("id")
     if value is None:
         return f"row-{row.record.line}"
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    if isinstance(value, bool) or not isinstance(value, str | int):
         raise row.problem("id", "a non-empty string or a whole number", value, "Give each row an id of its own.")
     if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
         # Such an id could not be written into any output file.

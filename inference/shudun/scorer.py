@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from shudun.bundle import Bundle, BundleManifest, read_bundle
 from shudun.calibration import OperatingPoint
 from shudun.errors import BundleError
-from shudun.items import Item, as_item
+from shudun.items import Item, as_item, is_blank
 from shudun.policy import Action, Decider
 from shudun.session import Device, GraphSession
 from shudun.taxonomy import Taxonomy
 
 BATCH_TOKENS: Mapping[str, int] = {"cpu": 512, "cuda": 16384}
 """Padded tokens per batch by device; small on a CPU, where activations should stay in its caches."""
+
+BLANK = "no text to score"
+NOT_FINITE = "the model returned a non-finite score for this text"
 
 CHUNK_ITEMS = 4096
 """Items that `score_iter` reads ahead; they are sorted by length among each other."""
@@ -126,12 +129,11 @@ class Scorer:
         probabilities = self._probabilities(output.logits, applicable)
         selected = self._decider.select(probabilities, applicable)
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(output.logits).all(axis=1))
-        return [
-            self._row(item, probabilities[i], selected[i], truncated=bool(output.truncated[i]))
-            if finite[i]
-            else _failed(item, truncated=bool(output.truncated[i]))
-            for i, item in enumerate(typed)
-        ]
+        rows = []
+        for i, item in enumerate(typed):
+            error = BLANK if is_blank(item) else None if finite[i] else NOT_FINITE
+            rows.append(self._row(item, probabilities[i], selected[i], bool(output.truncated[i]), error))
+        return rows
 
     def score_iter(self, items: Iterable[Item | str]) -> Iterator[ScoredItem]:
         """Score a stream in order with flat memory: reads `CHUNK_ITEMS` items ahead."""
@@ -165,8 +167,15 @@ class Scorer:
         return probabilities
 
     def _row(
-        self, item: Item, probabilities: NDArray[np.float32], selected: NDArray[np.bool_], *, truncated: bool
+        self,
+        item: Item,
+        probabilities: NDArray[np.float32],
+        selected: NDArray[np.bool_],
+        truncated: bool,
+        error: str | None,
     ) -> ScoredItem:
+        if error is not None:
+            return ScoredItem(item.id, (), {}, None, suggestion="review", truncated=truncated, error=error)
         decision = self._decider.decide(probabilities, selected)
         return ScoredItem(
             id=item.id,
@@ -187,15 +196,3 @@ def _not_text(items: Iterable[Item | str]) -> Iterable[Item | str]:
     if isinstance(items, str):
         raise TypeError("expected a list of items, got one str; wrap it in a list: [text]")
     return items
-
-
-def _failed(item: Item, *, truncated: bool) -> ScoredItem:
-    return ScoredItem(
-        id=item.id,
-        labels=(),
-        scores={},
-        primary_label=None,
-        suggestion="review",
-        truncated=truncated,
-        error="the model returned a non-finite score for this text",
-    )

@@ -101,6 +101,8 @@ def _open(graph: bytes, device: str, threads: int) -> onnxruntime.InferenceSessi
     # Padded shapes vary from batch to batch: the planner's patterns and the growing arena would only hold memory.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
+    # A graph may name files for its weights; only the verified bytes count, so that no such file is ever found.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         session = ort.InferenceSession(graph, sess_options=options, providers=[PROVIDERS[device]])
     except Exception as error:  # onnxruntime raises a dozen unrelated types

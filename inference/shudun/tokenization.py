@@ -92,8 +92,8 @@ class Encoded:
 class ItemTokenizer:
     """A BERT-style tokenizer with this project's rendering and truncation.
 
-    The ids equal those of the checkpoint's own tokenizer called as `tokenizer(segment_0, segment_1)`
-    whenever nothing is cut.
+    The ids equal those of the checkpoint's own tokenizer called as `tokenizer([segment_0], [segment_1])`
+    whenever nothing is cut. (Without the lists, `transformers` takes an empty second segment for none.)
     """
 
     def __init__(self, tokenizer_json: str, *, max_length: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shudun.items import Item
+from shudun.items import Item, is_blank
 from shudun.rows import Row, parse_item
 from shudun.taxonomy import Taxonomy
 
@@ -60,6 +60,8 @@ class ExampleParser:
             RowError: a bad item field, an unknown, repeated, inapplicable or contradictory label.
         """
         item = parse_item(row)
+        if is_blank(item):
+            raise row.problem("text", "a non-blank text", row.get("text"), "Remove the row: there is nothing to label.")
         labels = self._label_set(row, "labels")
         unknown = self._label_set(row, "unknown_labels") or frozenset()
         if labels is None:

@@ -72,7 +72,9 @@ def fit(
     tokenizer = build_tokenizer(model_config, (plain_text(example.item) for example in train))
     model = build_model(model_config, taxonomy, tokenizer)
     encoder = item_tokenizer(tokenizer, max_length=model_config.max_length)
-    datasets = {name: to_dataset(rows, encoder, taxonomy) for name, rows in _splits(train, validation, taxonomy).items()}
+    datasets = {
+        name: to_dataset(rows, encoder, taxonomy) for name, rows in _splits(train, validation, taxonomy).items()
+    }
     trainer = Trainer(
         model=model,
         args=_arguments(training_config, output_dir / "trainer", len(train)),

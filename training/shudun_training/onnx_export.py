@@ -117,10 +117,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: ItemTokenizer, 
         if encoded.truncated[i]:
             continue
         batch = encoded.batch(np.array([i]))
-        expected = tokenizer(*render(item).segments, return_token_type_ids=True)
+        # As a batch of one: outside a batch the tokenizer takes an empty second segment for none.
+        expected = tokenizer(*([segment] for segment in render(item).segments), return_token_type_ids=True)
         if (
-            batch.input_ids[0].tolist() != expected["input_ids"]
-            or batch.token_type_ids[0].tolist() != expected["token_type_ids"]
+            batch.input_ids.tolist() != expected["input_ids"]
+            or batch.token_type_ids.tolist() != expected["token_type_ids"]
         ):
             raise GateError(f"tokenizer gate: the ids of text {item.id!r} differ from the checkpoint's tokenizer")
 

@@ -1,0 +1,69 @@
+"""Rendering: notes and comments never look alike, and every text can be encoded afterwards."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shudun import Comment, Note
+from shudun.rendering import plain_text, render
+
+ANY_TEXT = st.text(st.one_of(st.characters(), st.sampled_from("\ud800\udbff\udc00\udfff\ufeff\x00a微😀")))
+PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+LONE = re.compile("[\ud800-\udfff]")
+
+
+@pytest.mark.parametrize(
+    ("item", "segments", "judged"),
+    [
+        (Note("标题", "正文"), ("标题", "正文"), "正文"),
+        (Note("", "正文"), ("", "正文"), "正文"),
+        (Note("标题", ""), ("标题", ""), ""),
+        (Comment("评论"), ("评论",), "评论"),
+        (Comment("评论", parent_text="上文"), ("评论", "上文"), "评论"),
+        (Comment("", parent_text="上文"), ("", "上文"), ""),
+    ],
+)
+def test_segments_and_the_judged_one(item, segments, judged):
+    rendered = render(item)
+    assert rendered.segments == segments
+    assert rendered.segments[rendered.primary] == judged
+
+
+@given(text=ANY_TEXT)
+def test_a_note_without_title_differs_from_a_comment(text):
+    assert render(Note("", text)) != render(Comment(text))
+
+
+@given(title=ANY_TEXT, text=ANY_TEXT)
+def test_only_lone_surrogates_change(title, text):
+    got = render(Note(title, text)).segments
+    for raw, segment in zip((title, text), got, strict=True):
+        joined = PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), raw)
+        assert segment == LONE.sub("\ufffd", joined)
+        segment.encode("utf-8")
+    assert render(Note(*got)).segments == got
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("前\ud800后", "前\ufffd后"),
+        ("\udc00", "\ufffd"),
+        ("尾\udbff", "尾\ufffd"),
+        ("\ud83d\ude00", "😀"),
+        ("\ufeff\ud800", "\ufeff\ufffd"),
+    ],
+)
+def test_lone_surrogates_become_the_replacement_character(raw, expected):
+    assert render(Comment(raw)).segments == (expected,)
+    assert render(Comment("x", parent_text=raw)).segments == ("x", expected)
+
+
+def test_plain_text_holds_every_segment():
+    assert plain_text(Note("标题", "正文")) == "标题\n正文"
+    assert plain_text(Comment("评论", parent_text="上文")) == "评论\n上文"
+    assert plain_text(Comment("评论")) == "评论"

@@ -1,0 +1,209 @@
+"""Run configurations: every mistake at once, unknown keys refused, paths relative to the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shudun_training.config import (
+    ConfigError,
+    RunConfig,
+    SourceConfig,
+    load_policy,
+    load_run_config,
+    load_taxonomy,
+    save_run_config,
+)
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a small valid configuration into `tmp_path/configs`; dotted keyword arguments change it."""
+
+    def write(changes: dict[str, Any] | None = None, *, folder: str = "configs") -> Path:
+        values: dict[str, Any] = {
+            "name": "run",
+            "output_dir": "../runs/run",
+            "taxonomy": "taxonomy.yaml",
+            "policy": "policy.yaml",
+            "data": {"train": [{"path": "train.jsonl"}], "validation": [{"path": "validation.jsonl"}]},
+            "model": {"compact": {"hidden_size": 32}},
+            "training": {},
+            "loss": {},
+            "thresholds": {},
+        }
+        for dotted, value in (changes or {}).items():
+            *parents, last = dotted.split(".")
+            section = values
+            for key in parents:
+                section = section[int(key)] if isinstance(section, list) else section[key]  # type: ignore[assignment]
+            section[last] = value
+        path = tmp_path / folder / "run.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_every_mistake_is_reported_together_with_its_place(write: Write) -> None:
+    path = write(
+        {
+            "name": "../evil",
+            "data.train": [],
+            "data.on_bad_row": "ignore",
+            "model.max_length": 4096,
+            "training.learning_rate": -1,
+            "training.lerning_rate": 1,
+            "thresholds.precision": 1.5,
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{path}: 7 problem(s):"
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "name",
+        "data.train",
+        "data.on_bad_row",
+        "model.max_length",
+        "training.learning_rate",
+        "training.lerning_rate",
+        "thresholds.precision",
+    ]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "epochs",
+        "data.dev",
+        "data.train.0.file",
+        "model.hidden_size",
+        "model.compact.layers",
+        "training.batch_size",
+        "loss.class_weight",
+        "thresholds.recall",
+    ],
+)
+def test_unknown_keys_are_refused_in_every_section(write: Write, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\n  {key}: Extra inputs are not permitted"):
+        load_run_config(write({key: 1}))
+
+
+@pytest.mark.parametrize("model", [{}, {"encoder": "a/b", "compact": {}}], ids=["none", "both"])
+def test_exactly_one_of_encoder_and_compact_is_needed(write: Write, model: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="give exactly one of 'encoder'"):
+        load_run_config(write({"model": model}))
+
+
+def test_heads_must_divide_the_width(write: Write) -> None:
+    compact = {"hidden_size": 30, "num_attention_heads": 4}
+    with pytest.raises(ConfigError, match="hidden_size must be a multiple of num_attention_heads"):
+        load_run_config(write({"model.compact": compact}))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- a\n- b\n", "expected a mapping of keys, got list"),
+        ("", "expected a mapping of keys, got NoneType"),
+        ("name: [", "cannot be read as YAML"),
+        ("name: !!python/object/apply:os.getcwd []\n", "cannot be read as YAML"),
+    ],
+    ids=["list", "empty", "broken", "python-object"],
+)
+def test_what_is_no_plain_mapping_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    for load in (load_run_config, load_taxonomy, load_policy):
+        with pytest.raises(ConfigError, match=reason):
+            load(path)
+
+
+def test_bytes_that_are_not_utf8_and_missing_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes("name: 薯盾".encode("gb18030"))
+    for name in ("run.yaml", "none.yaml"):
+        with pytest.raises(ConfigError, match=f"{name}: cannot be read as YAML"):
+            load_run_config(tmp_path / name)
+
+
+def test_paths_are_relative_to_the_file_and_not_to_the_working_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (elsewhere, tmp_path / "configs" / "rows", tmp_path / "configs" / "encoder"):
+        folder.mkdir(parents=True)
+    # The working folder holds a file of the same name: it must not be picked up.
+    (elsewhere / "train.jsonl").write_text("", encoding="utf-8")
+    (elsewhere / "rows").mkdir()
+    path = write(
+        {
+            "data.test": [{"path": "rows", "split": "test"}, {"path": "../absent"}, {"path": "absent.CSV.gz"}],
+            "model": {"encoder": "encoder"},
+        }
+    )
+    monkeypatch.chdir(elsewhere)
+    config = load_run_config(path)
+    base = tmp_path / "configs"
+    assert (config.output_dir, config.taxonomy, config.policy) == (
+        tmp_path / "runs" / "run",
+        base / "taxonomy.yaml",
+        base / "policy.yaml",
+    )
+    assert config.data.train[0].path == str(base / "train.jsonl")
+    assert [source.path for source in config.data.test] == [
+        str(base / "rows"),
+        str(tmp_path / "absent"),
+        str(base / "absent.CSV.gz"),
+    ]
+    assert config.model.encoder == str(base / "encoder")
+
+
+def test_hub_ids_stay_as_they_are(write: Write) -> None:
+    changes = {"data.test": [{"path": "owner/data", "split": "test"}, {"path": "data"}], "model": {"encoder": "o/bert"}}
+    config = load_run_config(write(changes))
+    assert [source.path for source in config.data.test] == ["owner/data", "data"]
+    assert config.model.encoder == "o/bert"
+
+
+def test_a_source_may_be_written_as_a_plain_path(write: Write, tmp_path: Path) -> None:
+    config = load_run_config(write({"data.train": ["train.jsonl", {"path": "more.csv"}]}))
+    base = tmp_path / "configs"
+    assert list(config.data.train) == [
+        SourceConfig(path=str(base / "train.jsonl")),
+        SourceConfig(path=str(base / "more.csv")),
+    ]
+
+
+def test_an_output_folder_given_by_hand_is_relative_to_the_working_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write()
+    monkeypatch.chdir(tmp_path)
+    assert load_run_config(path, output_dir=Path("mine")).output_dir == tmp_path / "mine"
+
+
+def test_a_saved_configuration_reads_back_unchanged_from_any_folder(write: Write, tmp_path: Path) -> None:
+    path = write(
+        {
+            "data.train": ["train.jsonl", {"path": "owner/data", "split": "训练", "annotated_labels": ["a"]}],
+            "data.test": [{"path": "test.csv", "columns": {"text": "评论"}}],
+            "loss": {"pos_weight": {"a": 2.5}},
+            "thresholds.precision": 0.9,
+            "training.bf16": False,
+            "model.compact.dropout": 0.25,
+        }
+    )
+    config = load_run_config(path)
+    saved = tmp_path / "elsewhere" / "config.yaml"
+    saved.parent.mkdir()
+    save_run_config(config, saved)
+    assert load_run_config(saved) == config
+    assert RunConfig.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8"))) == config

@@ -1,0 +1,76 @@
+"""Reports: the same figures as JSON, Markdown and on the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from shudun_training.reporting import HEADERS, print_report, summary_lines, write_report
+
+
+def block(f1: float | None) -> dict[str, Any]:
+    measured = {"threshold": 0.25, "precision": 0.5, "recall": 1.0, "f1": f1, "ap": 0.75, "positives": 3}
+    absent = {"threshold": 0.5, "precision": None, "recall": None, "f1": None, "ap": None, "positives": 0}
+    return {"macro_f1": f1, "micro_f1": f1, "macro_ap": 0.75, "per_label": {"导流": measured, "absent": absent}}
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return {
+        "model": block(0.667),
+        "baseline": block(0.5),
+        "difference": {
+            "macro_f1": {"delta": 0.167, "low": -0.05, "high": 0.3, "resamples": 1000},
+            "macro_ap": None,
+        },
+        "counts": {"rows": 1234, "notes": 4},
+    }
+
+
+def test_the_json_file_reads_back_as_the_report(report: dict[str, Any], tmp_path: Path) -> None:
+    write_report(report, tmp_path / "new" / "folder")
+    text = (tmp_path / "new" / "folder" / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text) == report
+    assert "导流" in text
+
+
+def test_the_markdown_table_has_a_row_for_each_label(report: dict[str, Any], tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert table[0] == list(HEADERS)
+    assert table[2:] == [
+        ["导流", "3", "0.250", "0.500", "1.000", "0.667", "0.750", "0.500", "0.750"],
+        ["absent", "0", "0.500", "-", "-", "-", "-", "-", "-"],
+    ]
+    assert all(len(row) == len(HEADERS) for row in table)
+    assert "Counts: rows 1234, notes 4" in lines
+
+
+def test_the_summary_names_both_systems_and_the_interval(report: dict[str, Any]) -> None:
+    assert [line.strip() for line in summary_lines(report)] == [
+        "model: macro-F1 0.667  micro-F1 0.667  macro-AP 0.750",
+        "baseline: macro-F1 0.500  micro-F1 0.500  macro-AP 0.750",
+        "model - baseline, macro_f1: +0.167 (95 % interval -0.050 to +0.300)",
+    ]
+
+
+def test_the_terminal_shows_table_and_summary(report: dict[str, Any]) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    print_report(report, console)
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1,234 rows" in output
+    for cell in (*HEADERS, "导流", "0.667", *summary_lines(report)):
+        assert cell in output
+
+
+def test_a_report_with_a_figure_that_is_no_number_is_not_written(report: dict[str, Any], tmp_path: Path) -> None:
+    report["model"]["macro_f1"] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_report(report, tmp_path)
+    assert not (tmp_path / "report.json").exists()

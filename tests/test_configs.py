@@ -1,0 +1,64 @@
+"""The configurations we ship: each loads, and its parts fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from shudun.policy import Decider
+from shudun_training.config import load_policy, load_run_config, load_taxonomy
+
+CONFIGS = ROOT / "configs"
+RUNS = sorted((CONFIGS / "train").glob("*.yaml"))
+TAXONOMIES = sorted((CONFIGS / "taxonomy").glob("*.yaml"))
+POLICIES = sorted((CONFIGS / "policy").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_run_configuration_loads_and_names_existing_files(path: Path) -> None:
+    config = load_run_config(path)
+    assert config.name == path.stem
+    assert config.output_dir == ROOT / "runs" / path.stem
+    assert config.taxonomy in TAXONOMIES
+    assert config.policy in POLICIES
+    labels = load_taxonomy(config.taxonomy).label_ids
+    sources = [*config.data.train, *config.data.validation, *config.data.test]
+    assert {label for source in sources for label in source.annotated_labels or []} <= set(labels)
+    # Splits of one configuration never read the same rows.
+    assert len({(source.path, source.split) for source in sources}) == len(sources)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_run_configuration_shows_its_own_launch_command(path: Path) -> None:
+    assert f"shudun train --config configs/train/{path.name}" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("taxonomy", TAXONOMIES, ids=lambda path: path.stem)
+def test_every_policy_has_a_rule_for_every_tier(taxonomy: Path, policy: Path) -> None:
+    Decider(load_policy(policy), load_taxonomy(taxonomy), [])
+
+
+@pytest.mark.parametrize("path", TAXONOMIES, ids=lambda path: path.stem)
+def test_every_taxonomy_is_named_as_its_file_and_defines_each_label(path: Path) -> None:
+    taxonomy = load_taxonomy(path)
+    assert taxonomy.id == path.stem
+    assert all(label.definition_en and label.name_zh for label in taxonomy.labels)
+    assert type(taxonomy).from_dict(taxonomy.to_dict()) == taxonomy
+
+
+def test_xhs_has_sixteen_labels_with_rules() -> None:
+    taxonomy = load_taxonomy(CONFIGS / "taxonomy" / "xhs.yaml")
+    assert len(taxonomy.labels) == 16
+    assert all(label.definition_zh and label.decision_rule_zh for label in taxonomy.labels)
+    assert {label.tier for label in taxonomy.labels} == {"T1", "T2*", "T2", "T3", "T4"}
+    assert taxonomy.exclusive == (("covert_ad", "hard_sell_template"), ("covert_ad", "shill_comment"))
+
+
+def test_no_policy_acts_on_its_own_below_the_automatic_threshold() -> None:
+    for path in POLICIES:
+        for tier, rule in load_policy(path).tiers.items():
+            assert rule.above_threshold != "block", tier
+            assert tier not in {"T1", "T2*"} or rule.above_automatic != "block"
