@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from shudun import Comment, Note, Taxonomy
@@ -24,6 +25,13 @@ from shudun.tokenization import ItemTokenizer
 from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer
 from shudun_training.config import CompactConfig, ModelConfig, load_policy
 from shudun_training.onnx_export import export_graph
+
+# The same examples in every run: a failure in CI can be seen again at once.
+settings.register_profile("offline", deadline=None, derandomize=True, database=None)
+settings.load_profile("offline")
+
+# Models this small gain nothing from threads, which wait for each other at every step on busy cores.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +68,11 @@ class Trained:
     tokenizer: PreTrainedTokenizerBase
     encoder: ItemTokenizer
     graph: bytes
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return list(TEXTS)
 
 
 @pytest.fixture(scope="session")

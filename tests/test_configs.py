@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from shudun.policy import Decider
 from shudun_training.config import load_policy, load_run_config, load_taxonomy
 
+ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 RUNS = sorted((CONFIGS / "train").glob("*.yaml"))
 TAXONOMIES = sorted((CONFIGS / "taxonomy").glob("*.yaml"))

@@ -173,7 +173,7 @@ def _read_parquet(path: Path) -> Iterator[RecordOrBad]:
                 for values in batch.to_pylist():
                     line += 1
                     yield Record(line, values, json.dumps(values, ensure_ascii=False, default=str))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:  # the last two: values Python cannot hold
         raise ShudunError(f"{path}: cannot be read as Parquet: {error}") from error
 
 

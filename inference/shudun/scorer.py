@@ -125,15 +125,11 @@ class Scorer:
         """Score items; one `ScoredItem` per item, in order. A `str` counts as a comment."""
         typed = _typed(items)
         output = self.run(typed)
-        applicable = self.taxonomy.applicable([item.kind for item in typed])
-        probabilities = self._probabilities(output.logits, applicable)
-        selected = self._decider.select(probabilities, applicable)
-        finite: NDArray[np.bool_] = np.asarray(np.isfinite(output.logits).all(axis=1))
-        rows = []
-        for i, item in enumerate(typed):
-            error = BLANK if is_blank(item) else None if finite[i] else NOT_FINITE
-            rows.append(self._row(item, probabilities[i], selected[i], bool(output.truncated[i]), error))
-        return rows
+        probabilities, selected = self._judge(typed, output.logits)
+        return [
+            self._row(item, probabilities[i], selected[i], bool(output.truncated[i]), error)
+            for i, (item, error) in enumerate(zip(typed, _errors(typed, output.logits), strict=True))
+        ]
 
     def score_iter(self, items: Iterable[Item | str]) -> Iterator[ScoredItem]:
         """Score a stream in order with flat memory: reads `CHUNK_ITEMS` items ahead."""
@@ -144,12 +140,12 @@ class Scorer:
     def predict_proba(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Calibrated probabilities `(n, num_labels)`; 0.0 where a label does not apply, NaN where a row failed."""
         typed = _typed(items)
-        return self._probabilities(self.run(typed).logits, self.taxonomy.applicable([x.kind for x in typed]))
+        return self._judge(typed, self.run(typed).logits)[0]
 
     def predict(self, items: Sequence[Item | str]) -> NDArray[np.bool_]:
         """Which labels hold, `(n, num_labels)`: the labels that `score` lists, as an array."""
         typed = _typed(items)
-        return self._decider.select(self.predict_proba(typed), self.taxonomy.applicable([x.kind for x in typed]))
+        return self._judge(typed, self.run(typed).logits)[1]
 
     def embed(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Embeddings `(n, hidden)`: the encoder's last hidden state at `[CLS]`, not normalised."""
@@ -161,10 +157,14 @@ class Scorer:
         logits, embeddings = self._session.run_encoded(encoded, batch_tokens=self._batch_tokens)
         return ModelOutput(logits=logits, embeddings=embeddings, truncated=encoded.truncated)
 
-    def _probabilities(self, logits: NDArray[np.float32], applicable: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def _judge(
+        self, items: Sequence[Item], logits: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        applicable = self.taxonomy.applicable([item.kind for item in items])
         probabilities = np.where(applicable, self._bundle.calibration.apply(logits), np.float32(0.0))
-        probabilities[~np.isfinite(logits).all(axis=1)] = np.nan
-        return probabilities
+        failed = np.array([error is not None for error in _errors(items, logits)], dtype=np.bool_)
+        probabilities[failed] = np.nan
+        return probabilities, self._decider.select(probabilities, applicable)
 
     def _row(
         self,
@@ -185,6 +185,14 @@ class Scorer:
             suggestion=decision.action,
             truncated=truncated,
         )
+
+
+def _errors(items: Sequence[Item], logits: NDArray[np.float32]) -> list[str | None]:
+    """Why each row has no score; `None` where it has one."""
+    return [
+        BLANK if is_blank(item) else None if np.isfinite(row).all() else NOT_FINITE
+        for item, row in zip(items, logits, strict=True)
+    ]
 
 
 def _typed(items: Iterable[Item | str]) -> list[Item]:

@@ -6,8 +6,11 @@ each process, because onnxruntime's are neither picklable nor safe across a fork
 
 from __future__ import annotations
 
+import ctypes
 import os
+import weakref
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from shudun.batching import Outputs, run_batches
@@ -71,6 +74,9 @@ class GraphSession:
 
 
 def _import_onnxruntime() -> Any:
+    # Read when onnxruntime starts: since 1.29 it reports its use over the network unless told not to.
+    # The thread that sends would also hang a forked child that ends.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
@@ -103,6 +109,7 @@ def _open(graph: bytes, device: str, threads: int) -> onnxruntime.InferenceSessi
     options.enable_cpu_mem_arena = False
     # A graph may name files for its weights; only the verified bytes count, so that no such file is ever found.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    _keep_inherited_sessions()
     try:
         session = ort.InferenceSession(graph, sess_options=options, providers=[PROVIDERS[device]])
     except Exception as error:  # onnxruntime raises a dozen unrelated types
@@ -114,7 +121,27 @@ def _open(graph: bytes, device: str, threads: int) -> onnxruntime.InferenceSessi
         )
     _require_names("inputs", {x.name for x in session.get_inputs()}, set(INPUTS))
     _require_names("outputs", {x.name for x in session.get_outputs()}, set(OUTPUTS))
+    _open_sessions.add(session)
     return session
+
+
+_open_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@cache
+def _keep_inherited_sessions() -> None:
+    """From now on a forked child never destroys the sessions of its parent, not even when it ends.
+
+    Their destructor waits for worker threads, which a fork does not copy, and so would hang.
+    """
+
+    def keep() -> None:
+        for session in _open_sessions:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+        _open_sessions.clear()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=keep)
 
 
 def _require_names(what: str, got: set[str], expected: set[str]) -> None:

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+# These tests import onnxruntime themselves, and so before shudun can tell it not to report its use.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnx
 import pytest
-from hypothesis import settings
 from onnx import numpy_helper
 
 from shudun import Scorer
 from shudun.calibration import Calibration
 from shudun.session import GraphSession
 
-settings.register_profile("offline", deadline=None, derandomize=True, database=None, max_examples=100)
-settings.load_profile("offline")
-
 EditArray = Callable[[str, np.ndarray], np.ndarray]
 
 
-def edit_weights(graph: bytes, edit: EditArray) -> bytes:
-    """The same graph with every float weight replaced by `edit(name, array)`."""
-    model = onnx.load_from_string(graph)
-    for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        if array.dtype == np.float32:
-            tensor.CopyFrom(numpy_helper.from_array(edit(tensor.name, array.copy()), tensor.name))
-    return model.SerializeToString()
+@pytest.fixture(scope="session")
+def edit_weights() -> Callable[[bytes, EditArray], bytes]:
+    """Replace every float weight of a graph by `edit(name, array)`."""
+
+    def edited(graph: bytes, edit: EditArray) -> bytes:
+        model = onnx.load_from_string(graph)
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.dtype == np.float32:
+                tensor.CopyFrom(numpy_helper.from_array(edit(tensor.name, array.copy()), tensor.name))
+        return model.SerializeToString()
+
+    return edited
 
 
 @pytest.fixture(scope="session")
-def vivid_graph(trained) -> bytes:
+def vivid_graph(trained, edit_weights) -> bytes:
     """The tiny graph with larger inner weights: random ones of the usual size hardly tell texts apart."""
     return edit_weights(trained.graph, lambda name, w: w * 8 if w.ndim == 2 and "embeddings" not in name else w)
 

@@ -167,7 +167,7 @@ def test_permuted_labels_in_the_calibration_are_refused(copied, reseal):
     thresholds["labels"] = dict(reversed(thresholds["labels"].items()))
     store(copied / "calibration.json", thresholds)
     reseal(copied)
-    with pytest.raises(BundleError, match="expected labels .* in this order"):
+    with pytest.raises(BundleError, match=r"expected labels .* in this order"):
         read_bundle(copied)
 
 
@@ -176,7 +176,7 @@ def test_permuted_labels_in_the_taxonomy_are_refused(copied, reseal):
     taxonomy["labels"].reverse()
     store(copied / "taxonomy.json", taxonomy)
     reseal(copied)
-    with pytest.raises(BundleError, match="expected labels .* in this order"):
+    with pytest.raises(BundleError, match=r"expected labels .* in this order"):
         read_bundle(copied)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,14 +12,28 @@ from shudun.threads import ENVIRONMENT_VARIABLE, available_cpus, resolve_threads
 
 
 @pytest.fixture(autouse=True)
-def large_host(monkeypatch):
-    """Sixteen CPUs to share, and no setting inherited from the environment."""
+def in_group(monkeypatch):
+    """Sixteen CPUs to share, no setting inherited, and a process whose `/proc/self/cgroup` says what is asked for."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    read_text = Path.read_text
+
+    def place(entries):
+        def fake(self, *arguments, **options):
+            if str(self) != "/proc/self/cgroup":
+                return read_text(self, *arguments, **options)
+            if entries is None:
+                raise FileNotFoundError(self)
+            return entries
+
+        monkeypatch.setattr(Path, "read_text", fake)
+
+    place("0::/\n")
+    return place
 
 
 def v2(root, cpu_max):
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     (root / "cpu.max").write_text(cpu_max + "\n", encoding="ascii")
     return root
 
@@ -51,7 +66,33 @@ def test_the_quota_of_cgroup_v1_caps_the_affinity(tmp_path, quota, expected):
     assert available_cpus(cgroup_root=v1(tmp_path, quota)) == expected
 
 
-def test_without_cgroups_the_affinity_counts(tmp_path):
+@pytest.mark.parametrize("group", ["", "system.slice", "system.slice/job.service"])
+def test_the_quota_of_any_group_above_the_process_counts(tmp_path, in_group, group):
+    in_group("0::/system.slice/job.service\n")
+    v2(tmp_path / "system.slice" / "job.service", "max 100000")
+    v2(tmp_path / "other.slice", "100000 100000")
+    v2(tmp_path / group, "300000 100000")
+    assert available_cpus(cgroup_root=tmp_path) == 3
+
+
+def test_the_smallest_of_several_quotas_counts(tmp_path, in_group):
+    in_group("0::/a/b\n")
+    for folder, quota in (("", 900000), ("a", 200000), ("a/b", 400000)):
+        v2(tmp_path / folder, f"{quota} 100000")
+    assert available_cpus(cgroup_root=tmp_path) == 2
+
+
+def test_the_own_group_of_cgroup_v1_counts(tmp_path, in_group):
+    in_group("12:memory:/job\n4:cpu,cpuacct:/docker/job\n1:name=systemd:/x\n")
+    (tmp_path / "cpu" / "docker" / "job").mkdir(parents=True)
+    (tmp_path / "cpu" / "docker" / "job" / "cpu.cfs_quota_us").write_text("500000\n", encoding="ascii")
+    (tmp_path / "cpu" / "docker" / "job" / "cpu.cfs_period_us").write_text("100000\n", encoding="ascii")
+    assert available_cpus(cgroup_root=tmp_path) == 5
+
+
+@pytest.mark.parametrize("entries", [None, "", "0::/\n", "0::/gone\n"])
+def test_without_quotas_the_affinity_counts(tmp_path, in_group, entries):
+    in_group(entries)
     assert available_cpus(cgroup_root=tmp_path) == 16
     assert available_cpus(cgroup_root=tmp_path / "nowhere") == 16
 

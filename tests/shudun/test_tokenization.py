@@ -74,7 +74,8 @@ NO_TITLE_CASES = [(30, 0, (29, 0)), (29, 0, None)]
 
 @pytest.mark.parametrize(
     ("kind", "judged", "context", "kept"),
-    [(kind, *case) for kind in ("note", "comment") for case in CUT_CASES] + [("note", *case) for case in NO_TITLE_CASES],
+    [(kind, *case) for kind in ("note", "comment") for case in CUT_CASES]
+    + [("note", *case) for case in NO_TITLE_CASES],
 )
 def test_the_truncation_rule(trained, kind, judged, context, kept):
     text, other = "好" * judged, "吃" * context
@@ -108,6 +109,15 @@ def test_a_cut_row_is_full_flagged_and_keeps_the_start_of_each_segment(wide, tra
         assert kept[:-1] == whole[:-1][: len(kept) - 1]
 
 
+def test_text_past_the_character_limit_is_not_tokenised(trained):
+    limit = CHARS_PER_TOKEN * 32
+    bare = rows(trained.encoder, [Comment("")])[0][0]
+    ((ids, _, truncated),) = rows(trained.encoder, [Comment("\x00" * limit + "好")])
+    assert (ids, truncated) == (bare, True)
+    ((ids, _, truncated),) = rows(trained.encoder, [Comment("\x00" * (limit - 1) + "好")])
+    assert (len(ids), truncated) == (len(bare) + 1, False)
+
+
 @pytest.mark.parametrize("char", ["长", "a", "😀", "\u0301", "\x00", " "])
 @pytest.mark.parametrize("place", ["comment", "title", "parent"])
 def test_ten_megabytes_of_one_character_are_cut_and_flagged(trained, char, place):
@@ -116,15 +126,6 @@ def test_ten_megabytes_of_one_character_are_cut_and_flagged(trained, char, place
     ((ids, _, truncated),) = rows(trained.encoder, [item])
     assert truncated
     assert len(ids) <= 32
-
-
-def test_text_past_the_character_limit_is_not_tokenised(trained):
-    limit = CHARS_PER_TOKEN * 32
-    bare = rows(trained.encoder, [Comment("")])[0][0]
-    ((ids, _, truncated),) = rows(trained.encoder, [Comment("\x00" * limit + "好")])
-    assert (ids, truncated) == (bare, True)
-    ((ids, _, truncated),) = rows(trained.encoder, [Comment("\x00" * (limit - 1) + "好")])
-    assert (len(ids), truncated) == (len(bare) + 1, False)
 
 
 def test_batches_are_padded_on_the_right(trained, items):

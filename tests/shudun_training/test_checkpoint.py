@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from conftest import TEXTS, Trained
 from shudun import Comment, Note, ShudunError, Taxonomy
 from shudun.items import Item
 from shudun.rendering import render
@@ -22,8 +22,16 @@ from shudun_training.checkpoint import build_model, build_tokenizer, item_tokeni
 from shudun_training.config import ModelConfig
 from shudun_training.finetune import predict_logits
 
-UNCUT: list[Item] = [Comment(text) for text in TEXTS]
-UNCUT += [Comment(text, parent_text="请问") for text in TEXTS] + [Note(title=text[:4], text=text) for text in TEXTS]
+if TYPE_CHECKING:
+    from conftest import Trained
+
+
+@pytest.fixture(scope="module")
+def uncut(texts: list[str]) -> list[Item]:
+    """Items that fit into the model whole, so that no rule of truncation matters."""
+    items: list[Item] = [Comment(text) for text in texts]
+    items += [Comment(text, parent_text="请问") for text in texts]
+    return items + [Note(title=text[:4], text=text) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +41,23 @@ def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_stock_transformers_gives_our_logits(folder: Path, trained: Trained) -> None:
+def test_stock_transformers_gives_our_logits(folder: Path, trained: Trained, uncut: list[Item]) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    expected, _ = predict_logits(trained.model, trained.encoder, UNCUT)
-    for item, row in zip(UNCUT, expected, strict=True):
+    expected, _ = predict_logits(trained.model, trained.encoder, uncut)
+    for item, row in zip(uncut, expected, strict=True):
         with torch.no_grad():
             logits = model(**tokenizer(*render(item).segments, return_tensors="pt")).logits[0]
         np.testing.assert_allclose(logits.numpy(), row, atol=1e-5)
 
 
 def test_a_stock_pipeline_applies_a_sigmoid_and_names_the_labels(
-    folder: Path, trained: Trained, taxonomy: Taxonomy
+    folder: Path, trained: Trained, taxonomy: Taxonomy, texts: list[str]
 ) -> None:
     classify = pipeline("text-classification", model=str(folder), top_k=None, device="cpu")
-    logits, _ = predict_logits(trained.model, trained.encoder, [Comment(TEXTS[0])])
+    logits, _ = predict_logits(trained.model, trained.encoder, [Comment(texts[0])])
     expected = dict(zip(taxonomy.label_ids, 1 / (1 + np.exp(-logits[0])), strict=True))
-    assert {entry["label"]: entry["score"] for entry in classify([TEXTS[0]])[0]} == pytest.approx(expected, abs=1e-5)
+    assert {entry["label"]: entry["score"] for entry in classify(texts[:1])[0]} == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_saved_configuration_names_problem_and_labels(folder: Path, taxonomy: Taxonomy) -> None:
@@ -140,7 +148,7 @@ def test_a_local_encoder_keeps_its_weights_and_gets_a_head_for_the_taxonomy(fold
 
 def test_texts_longer_than_the_encoder_has_positions_for_are_refused(folder: Path, taxonomy: Taxonomy) -> None:
     config = ModelConfig(encoder=str(folder), max_length=64)
-    with pytest.raises(ShudunError, match="max_length is 64, but .* has positions for 32 tokens"):
+    with pytest.raises(ShudunError, match=r"max_length is 64, but .* has positions for 32 tokens"):
         build_model(config, taxonomy, build_tokenizer(config, []))
 
 

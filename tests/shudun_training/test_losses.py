@@ -48,9 +48,7 @@ def test_the_logit_of_an_unknown_label_changes_neither_loss_nor_gradient(
     unknown = labels == UNKNOWN
     assert unknown.any()
     loss, gradient = loss_and_gradient(logits, labels, pos_weight=pos_weight)
-    other_loss, other_gradient = loss_and_gradient(
-        torch.where(unknown, value, logits), labels, pos_weight=pos_weight
-    )
+    other_loss, other_gradient = loss_and_gradient(torch.where(unknown, value, logits), labels, pos_weight=pos_weight)
     assert torch.equal(other_loss, loss)
     assert torch.equal(other_gradient, gradient)
     assert (gradient[unknown] == 0).all()

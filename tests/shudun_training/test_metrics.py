@@ -118,5 +118,5 @@ def test_metrics_load_and_run_without_a_network(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    metrics._module.cache_clear()  # noqa: SLF001
+    metrics._module.cache_clear()
     assert compute_metrics(*sample(0), LABELS)["macro_f1"] > 0

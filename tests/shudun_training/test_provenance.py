@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from shudun import __version__
 from shudun_training import provenance
 from shudun_training.provenance import PACKAGES, environment, now
@@ -22,7 +22,7 @@ def test_the_environment_names_versions_and_is_json() -> None:
     assert found["python"].startswith("3.")
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+@pytest.mark.skipif(not (Path(__file__).parents[2] / ".git").exists(), reason="no git checkout")
 def test_the_git_revision_is_that_of_the_checkout() -> None:
     revision = environment()["git_revision"]
     assert revision
@@ -34,7 +34,7 @@ def test_without_git_the_revision_is_null(monkeypatch: pytest.MonkeyPatch) -> No
     assert environment()["git_revision"] is None
 
 
-def test_outside_a_checkout_the_revision_is_null(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_outside_a_checkout_the_revision_is_null(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(provenance, "__file__", f"{tmp_path}/provenance.py")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert environment()["git_revision"] is None

@@ -23,7 +23,7 @@ datasets.disable_progress_bars()
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "kind": "comment", "title": None, "text": "加我, “微信”", "labels": ["diversion"], "group": "g"},
     {"id": "b", "kind": "note", "title": "标题", "text": "正文\n第二行", "labels": [], "group": "h"},
-    {"id": "c", "kind": None, "title": None, "text": "没标过", "labels": None, "group": None},
+    {"id": "c", "kind": None, "title": None, "text": "没标过", "labels": None, "group": "i"},
 ]
 
 
@@ -91,7 +91,7 @@ def test_every_road_gives_the_same_examples(
     assert examples == [
         Example(Comment("加我, “微信”", id="a"), frozenset({"diversion"}), frozenset(), {"group": "g"}),
         Example(Note("标题", "正文\n第二行", id="b"), frozenset(), frozenset(), {"group": "h"}),
-        Example(Comment("没标过", id="c"), frozenset(), everything, {"group": None}),
+        Example(Comment("没标过", id="c"), frozenset(), everything, {"group": "i"}),
     ]
     assert (record.read, record.good, record.rejected) == (3, 3, 0)
 

@@ -90,7 +90,7 @@ def _labels(rows: int, seed: int = 0) -> NDArray[np.int64]:
     return (np.random.default_rng(seed).random((rows, 3)) < [0.5, 0.2, 0.1]).astype(np.int64)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     clusters=st.lists(st.integers(0, 60), min_size=80, max_size=200).filter(lambda x: len(set(x)) >= 20),
     seed=st.integers(0, 2**31 - 1),

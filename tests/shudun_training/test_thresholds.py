@@ -40,7 +40,7 @@ def one_label(scores: list[float], truth: list[int], config: ThresholdConfig = B
     return point
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=SEEDS)
 def test_calibration_never_fits_worse_than_the_plain_sigmoid_and_keeps_the_order(seed: int) -> None:
     logits, labels = sample(seed)
@@ -112,7 +112,7 @@ def _brute_force(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> list[
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     cells=st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=2, max_size=40),
     target=st.sampled_from([None, 0.5, 0.8, 1.0]),
@@ -190,7 +190,7 @@ def test_a_label_without_known_cells_has_no_figures() -> None:
     assert (point.precision, point.precision_low, point.precision_high, point.recall) == (None,) * 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS)
 def test_reported_figures_are_those_of_the_threshold(seed: int) -> None:
     logits, labels = sample(seed)

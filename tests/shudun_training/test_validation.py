@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from shudun import RowError, ShudunError
 from shudun_training.validation import validate_files
 
-XHS = ROOT / "configs" / "taxonomy" / "xhs.yaml"
+XHS = Path(__file__).parents[2] / "configs" / "taxonomy" / "xhs.yaml"
 GOOD: list[object] = [
     {"id": "1", "text": "加我微信 demo_0000", "labels": ["off_platform_diversion"]},
     {"id": "2", "kind": "note", "title": "晚霞", "text": "好看", "labels": []},

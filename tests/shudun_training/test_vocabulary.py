@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import string
 
 import pytest
@@ -12,7 +11,12 @@ from tokenizers import Tokenizer
 
 from shudun_training.vocabulary import SPECIAL_TOKENS, train_tokenizer
 
-TEXTS = ["加我微信 demo_0000 发你链接", "这家面馆真的好吃，排队也值", "姐妹们冲啊！！最后3天🎁", "Hello world 世界🎁"] * 3
+TEXTS = [
+    "加我微信 demo_0000 发你链接",
+    "这家面馆真的好吃，排队也值",
+    "姐妹们冲啊！！最后3天🎁",
+    "Hello world 世界🎁",
+] * 3
 LEAST = len(SPECIAL_TOKENS) + 2 * len(string.ascii_lowercase + string.digits)
 
 
@@ -26,8 +30,7 @@ def tokens(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def test_the_same_texts_in_any_order_give_the_same_tokenizer(tokenizer: Tokenizer) -> None:
-    for seed in range(5):
-        shuffled = random.Random(seed).sample(TEXTS, len(TEXTS))
+    for shuffled in (TEXTS[::-1], TEXTS[5:] + TEXTS[:5], sorted(TEXTS)):
         assert train_tokenizer(iter(shuffled), vocab_size=1000).to_str() == tokenizer.to_str()
 
 
@@ -78,7 +81,7 @@ def test_an_unknown_symbol_leaves_its_neighbours_alone(
 KNOWN = st.text(alphabet="微信链接加我demo019 🎁", min_size=1, max_size=12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(before=KNOWN, after=KNOWN)
 def test_known_text_around_an_unknown_emoji_is_tokenised_as_without_it(
     tokenizer: Tokenizer, before: str, after: str

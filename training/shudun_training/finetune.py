@@ -6,6 +6,7 @@ best weights ─ stock `transformers` folder. Knows nothing of thresholds, ONNX 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalPrediction
 
 from shudun.batching import Outputs, run_batches
 from shudun.calibration import Calibration
@@ -223,7 +225,16 @@ def _pos_weight(config: LossConfig, train: Sequence[Example], taxonomy: Taxonomy
 
 
 def _last_checkpoint(folder: Path) -> str:
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
-    if last is None:
+    # Trainer writes its state last: a checkpoint without a whole one was cut off inside a save.
+    whole = [path for path in folder.glob("checkpoint-*") if _holds_json(path / TRAINER_STATE_NAME)]
+    if not whole:
         raise ShudunError(f"{folder}: no checkpoint to resume from; start without --resume")
-    return str(last)
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2])))
+
+
+def _holds_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True

@@ -109,7 +109,7 @@ def _toxicn_row(row: SourceRow) -> dict[str, Any]:
         hot = ast.literal_eval(target)
     except (ValueError, SyntaxError):
         hot = None
-    if not isinstance(hot, list) or len(hot) != len(TOXICN_LABELS) + 1 or not set(hot) <= {0, 1}:
+    if not isinstance(hot, list) or len(hot) != len(TOXICN_LABELS) + 1 or not all(value in (0, 1) for value in hot):
         raise row.problem("target", "a list of six 0 or 1", target, "Use the original ToxiCN_1.0.csv.")
     targets = [label for label, is_target in zip(TOXICN_LABELS, hot[:-1], strict=True) if is_target]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -20,7 +21,8 @@ class EpochLines(TrainerCallback):
         tqdm.write(
             f"epoch {state.epoch or 0:g}/{args.num_train_epochs:g}  step {state.global_step}  "
             f"loss {losses[-1] if losses else float('nan'):.3f}  validation loss {metrics['eval_loss']:.3f}  "
-            f"macro-AP {metrics['eval_macro_ap']:.3f}  macro-F1 at 0.5 {metrics['eval_macro_f1_at_half']:.3f}"
+            f"macro-AP {metrics['eval_macro_ap']:.3f}  macro-F1 at 0.5 {metrics['eval_macro_f1_at_half']:.3f}",
+            file=sys.stderr,
         )
 
 

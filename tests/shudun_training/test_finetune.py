@@ -1,0 +1,272 @@
+"""Fine-tuning: same seed same weights, resumed runs end alike, and the loss is what the configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Trainer, set_seed
+
+from shudun import Comment, Note, ShudunError, Taxonomy
+from shudun.items import Item
+from shudun.rendering import plain_text
+from shudun_training import finetune
+from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer
+from shudun_training.config import CompactConfig, LossConfig, ModelConfig, TrainingConfig
+from shudun_training.examples import Example, label_matrix
+from shudun_training.finetune import Collator, FitResult, fit, predict_logits, to_dataset
+from shudun_training.losses import masked_bce
+
+Fit = Callable[..., FitResult]
+
+
+def model_config(dropout: float = 0.1) -> ModelConfig:
+    compact = CompactConfig(
+        vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    return ModelConfig(max_length=24, compact=compact.model_copy(update={"dropout": dropout}))
+
+
+@pytest.fixture(scope="module")
+def rows(texts: list[str]) -> list[Example]:
+    """Forty rows of different lengths; about a third of the labels is unknown, some rows have none known."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for i in range(40):
+        text = texts[i % 8][: 4 + i % 11]
+        item: Item = Note(title=text[:3], text=text, id=str(i)) if i % 4 == 0 else Comment(text, id=str(i))
+        wanted = {"diversion", "note_only" if i % 4 == 0 else "shill"}
+        labels = frozenset(label for label in sorted(wanted) if rng.random() < 0.5)
+        everything = {"diversion", "note_only", "shill", "hard_sell"}
+        unknown = everything if i % 9 == 8 else {x for x in sorted(everything - labels) if rng.random() < 0.4}
+        examples.append(Example(item, frozenset() if i % 9 == 8 else labels, frozenset(unknown)))
+    return examples
+
+
+@pytest.fixture(scope="module")
+def run(rows: list[Example], taxonomy: Taxonomy) -> Fit:
+    """Fit a tiny model into a folder; keyword arguments change the training configuration."""
+
+    def run(
+        folder: Path,
+        *,
+        loss: LossConfig | None = None,
+        resume: bool = False,
+        dropout: float = 0.1,
+        **training: Any,
+    ) -> FitResult:
+        parts = {name: training.pop(name, part) for name, part in (("train", rows[:32]), ("validation", rows[32:]))}
+        values = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1}
+        config = TrainingConfig(**(values | {"report_to": "none", "metric_for_best_model": "loss"} | training))
+        return fit(
+            **parts,
+            taxonomy=taxonomy,
+            model_config=model_config(dropout),
+            training_config=config,
+            loss_config=loss or LossConfig(),
+            output_dir=folder,
+            resume=resume,
+        )
+
+    return run
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "checkpoint" / "model.safetensors").read_bytes()
+
+
+def losses(result: FitResult) -> list[float]:
+    return [entry["loss"] for entry in result.log_history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run: Fit, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
+    folder = tmp_path_factory.mktemp("fit")
+    return folder, run(folder)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    run: Fit, undisturbed: tuple[Path, FitResult], tmp_path: Path
+) -> None:
+    folder, result = undisturbed
+    again = run(tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(folder)
+    assert losses(again) == losses(result)
+    run(tmp_path / "other", seed=43)
+    assert weights(tmp_path / "other") != weights(folder)
+
+
+def _stop_before_step(patch: pytest.MonkeyPatch, step: int) -> None:
+    class Interrupted(finetune.EpochLines):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    patch.setattr(finetune, "EpochLines", Interrupted)
+
+
+def _stop_inside_save(patch: pytest.MonkeyPatch, step: int) -> None:
+    """After weights and optimiser are written, before random states and the state of the trainer are."""
+    save = Trainer._save_rng_state
+
+    def interrupted(self: Trainer, output_dir: str) -> None:
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+        save(self, output_dir)
+
+    patch.setattr(Trainer, "_save_rng_state", interrupted)
+
+
+@pytest.mark.parametrize(
+    ("stop", "step", "last"),
+    [(_stop_before_step, 8, 8), (_stop_before_step, 10, 8), (_stop_inside_save, 8, 8)],
+    ids=["between-epochs", "within-an-epoch", "inside-a-save"],
+)
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(
+    stop: Callable[[pytest.MonkeyPatch, int], None],
+    step: int,
+    last: int,
+    run: Fit,
+    undisturbed: tuple[Path, FitResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, result = undisturbed
+    with monkeypatch.context() as patch:
+        stop(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
+    assert (tmp_path / "trainer" / f"checkpoint-{last}" / "model.safetensors").is_file()
+    resumed = run(tmp_path, resume=True)
+    assert weights(tmp_path) == weights(folder)
+    assert losses(resumed) == losses(result)
+    assert (resumed.steps, resumed.best_metric) == (12, result.best_metric)
+
+
+def test_there_must_be_something_to_resume(run: Fit, tmp_path: Path) -> None:
+    with pytest.raises(ShudunError, match="no checkpoint to resume from; start without --resume"):
+        run(tmp_path, resume=True)
+
+
+def test_training_stops_early_and_keeps_the_best_epoch(
+    run: Fit, rows: list[Example], taxonomy: Taxonomy, tmp_path: Path
+) -> None:
+    """Validation rows with turned labels: the better the fit, the worse they come out."""
+    applicable = taxonomy.applicable([row.item.kind for row in rows])
+    turned = [
+        Example(
+            row.item,
+            frozenset(np.array(taxonomy.label_ids)[mask]) - row.labels - row.unknown_labels,
+            row.unknown_labels,
+        )
+        for row, mask in zip(rows, applicable, strict=True)
+    ]
+    result = run(tmp_path, validation=turned, learning_rate=0.02, num_train_epochs=9, early_stopping_patience=2)
+    measured = [entry["eval_loss"] for entry in result.log_history if "eval_loss" in entry]
+    assert result.best_metric == min(measured) < measured[-1]
+    best = 1 + int(np.argmin(measured))
+    assert result.steps == 4 * (best + 2) < 4 * 9
+    trainer = tmp_path / "trainer" / f"checkpoint-{4 * best}"
+    assert (trainer / "model.safetensors").read_bytes() == weights(tmp_path)
+
+
+def _expected_first_loss(rows: list[Example], taxonomy: Taxonomy, weight: torch.Tensor | None) -> float:
+    """The masked loss of all rows under the weights that training starts from, without dropout."""
+    set_seed(42)
+    tokenizer = build_tokenizer(model_config(), (plain_text(row.item) for row in rows))
+    model = build_model(model_config(), taxonomy, tokenizer)
+    encoder = item_tokenizer(tokenizer, max_length=24)
+    logits, _ = predict_logits(model, encoder, [row.item for row in rows])
+    loss = masked_bce(torch.from_numpy(logits), torch.from_numpy(label_matrix(rows, taxonomy)), pos_weight=weight)
+    return loss.item()
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param({"pos_weight": {"shill": 3.0, "diversion": 2.0}}, [2.0, 1.0, 3.0, 1.0], id="by-name"),
+        pytest.param({"pos_weight": "balanced", "max_pos_weight": 1.0}, [1.0] * 4, id="balanced-and-capped"),
+    ],
+)
+def test_weights_of_positives_go_by_label_name(
+    loss: dict[str, Any],
+    weight: list[float] | None,
+    run: Fit,
+    rows: list[Example],
+    taxonomy: Taxonomy,
+    tmp_path: Path,
+) -> None:
+    result = run(tmp_path, loss=LossConfig(**loss), num_train_epochs=1, per_device_train_batch_size=32, dropout=0.0)
+    expected = _expected_first_loss(rows[:32], taxonomy, None if weight is None else torch.tensor(weight))
+    assert losses(result) == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_a_weight_for_a_label_outside_the_taxonomy_is_refused(run: Fit, tmp_path: Path) -> None:
+    with pytest.raises(ShudunError, match=r"loss\.pos_weight: not in taxonomy test: ad"):
+        run(tmp_path, loss=LossConfig(pos_weight={"ad": 2.0, "shill": 1.0}))
+
+
+def test_accumulated_gradients_equal_those_of_one_big_batch(run: Fit, tmp_path: Path) -> None:
+    """The known labels of the micro-batches differ in number: a mean of means would be another figure."""
+    figures = []
+    for size, steps in ((32, 1), (4, 8)):
+        result = run(
+            tmp_path / str(size),
+            num_train_epochs=1,
+            dropout=0.0,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+        )
+        assert result.steps == 1
+        figures.append((result.log_history[0]["loss"], result.log_history[0]["grad_norm"]))
+    assert figures[1] == pytest.approx(figures[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("known", [False, None], ids=["unlabelled", "empty"])
+def test_a_split_without_known_labels_is_refused(
+    split: str, known: bool | None, run: Fit, taxonomy: Taxonomy, tmp_path: Path
+) -> None:
+    unlabelled = [Example(Comment("文"), frozenset(), frozenset(taxonomy.label_ids))] * 3
+    with pytest.raises(ShudunError, match=f"{split}: . rows without a known label"):
+        run(tmp_path, **{split: [] if known is None else unlabelled})
+
+
+def test_a_diverged_run_stops_without_a_checkpoint_to_export(run: Fit, tmp_path: Path) -> None:
+    with pytest.raises(ShudunError, match=r"training diverged.*lower training\.learning_rate"):
+        run(tmp_path, learning_rate=1e30)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_training_rows_are_tokenised_as_in_scoring(rows: list[Example], taxonomy: Taxonomy) -> None:
+    examples = [*rows, Example(Comment("长" * 100, parent_text="问" * 100), frozenset(), frozenset())]
+    tokenizer = build_tokenizer(model_config(), (plain_text(row.item) for row in rows))
+    encoder = item_tokenizer(tokenizer, max_length=24)
+    dataset = to_dataset(examples, encoder, taxonomy)
+    expected = encoder.encode([example.item for example in examples]).batch(np.arange(len(examples)))
+    batch = Collator(encoder.pad_id)(list(dataset))
+    for name, array in expected.feeds().items():
+        np.testing.assert_array_equal(batch[name].numpy(), array, err_msg=name)
+    np.testing.assert_array_equal(batch["labels"].numpy(), label_matrix(examples, taxonomy))
+    assert dataset["length"] == expected.attention_mask.sum(axis=1).tolist()
+    assert max(dataset["length"]) == 24
+
+
+def test_predictions_do_not_depend_on_batches_and_neighbours(rows: list[Example], taxonomy: Taxonomy) -> None:
+    set_seed(0)
+    items = [row.item for row in rows]
+    tokenizer = build_tokenizer(model_config(), map(plain_text, items))
+    model = build_model(model_config(), taxonomy, tokenizer)
+    encoder = item_tokenizer(tokenizer, max_length=24)
+    expected = predict_logits(model, encoder, items)
+    single = [predict_logits(model, encoder, [item], batch_tokens=1) for item in items]
+    for i, array in enumerate(expected):
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(np.concatenate([row[i] for row in single]), array, atol=1e-5)
+    assert [array.shape for array in predict_logits(model, encoder, [])] == [(0, 4), (0, 16)]
