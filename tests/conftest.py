@@ -24,7 +24,7 @@ from shudun.policy import Policy
 from shudun.tokenization import ItemTokenizer
 from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer
 from shudun_training.config import CompactConfig, ModelConfig, load_policy
-from shudun_training.onnx_export import export_graph
+from shudun_training.onnx_export import export_stock_graph
 
 # The same examples in every run: a failure in CI can be seen again at once.
 settings.register_profile("offline", deadline=None, derandomize=True, database=None)
@@ -99,7 +99,7 @@ def trained(taxonomy: Taxonomy) -> Trained:
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return Trained(
-        config, model, tokenizer, item_tokenizer(tokenizer, max_length=config.max_length), export_graph(model)
+        config, model, tokenizer, item_tokenizer(tokenizer, max_length=config.max_length), export_stock_graph(model)
     )
 
 

@@ -1,13 +1,16 @@
-"""Running rows in batches of similar length, limited by padded tokens, with the input order restored.
+"""Running rows in batches without padding, with the input order restored.
 
-Padding is wasted work: sorting by length and capping `rows * longest` removes nearly all of it and keeps
-activations inside the caches of a CPU. Knows nothing of what runs: onnxruntime in scoring, torch in training.
+On a CPU each batch holds rows of one length: no padded token is ever computed, and a text's result cannot depend
+on its neighbours' lengths. On a GPU, where few large batches win, lengths are rounded up to a step. Batches are
+limited by tokens so that activations stay in a CPU's caches. Knows nothing of what runs: onnxruntime in scoring,
+torch in training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from concurrent.futures import Executor
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,41 +20,99 @@ from shudun.tokenization import Encoded, TokenBatch
 Outputs: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits `(rows, num_labels)` and embeddings `(rows, hidden)`."""
 
+Run: TypeAlias = Callable[[TokenBatch], Outputs]
 
-def run_batches(
-    encoded: Encoded, run: Callable[[TokenBatch], Outputs], *, widths: tuple[int, int], batch_tokens: int
-) -> Outputs:
-    """Run every row and return the outputs in input order.
+
+class Batching(NamedTuple):
+    """How rows are grouped.
+
+    `tokens`: most tokens of a batch, padding included. `length_step`: lengths are rounded up to a multiple of it,
+    and a batch holds rows of one rounded length.
+    """
+
+    tokens: int
+    length_step: int = 1
+
+
+class PlannedBatch(NamedTuple):
+    """Row numbers of one batch and the length, in tokens, that they are padded to."""
+
+    rows: NDArray[np.int64]
+    width: int
+
+
+def plan_batches(lengths: NDArray[np.int64], batching: Batching, *, max_length: int) -> list[PlannedBatch]:
+    """Group rows of the same rounded length; every row stands in exactly one batch, longest rows first.
+
+    Args:
+        lengths: tokens of each row, shape `(n,)`.
+        batching: budget and rounding; a single row longer than the budget makes a batch of its own.
+        max_length: lengths are not rounded past this.
+    """
+    step = batching.length_step
+    rounded = np.minimum(-(-lengths // step) * step, max_length)
+    order = np.argsort(-rounded, kind="stable").astype(np.int64)
+    ends = np.append(np.flatnonzero(np.diff(rounded[order])) + 1, len(order)).tolist()
+    batches, start = [], 0
+    for end in ends:
+        width = int(rounded[order[start]]) if start < end else 0
+        size = max(batching.tokens // max(width, 1), 1)
+        batches += [PlannedBatch(order[i : min(i + size, end)], width) for i in range(start, end, size)]
+        start = end
+    return batches
+
+
+def run_batches(encoded: Encoded, run: Run, *, widths: tuple[int, int], batching: Batching) -> Outputs:
+    """Run every row, one batch after another, and return the outputs in input order.
 
     Args:
         encoded: tokenised rows.
         run: the model, from one padded batch to its logits and embeddings.
         widths: `(num_labels, hidden)`, so that zero rows have a shape too.
-        batch_tokens: most padded tokens of a batch.
+        batching: how rows are grouped.
     """
+    outputs = _empty(encoded, widths)
+    for planned in _plan(encoded, batching):
+        _scatter(outputs, planned.rows, run(encoded.batch(*planned)))
+    return outputs
+
+
+def start_batches(
+    encoded: Encoded, run: Run, *, widths: tuple[int, int], batching: Batching, executor: Executor
+) -> Callable[[], Outputs]:
+    """As `run_batches`, but on the threads of `executor`: returns at once, with a function that waits.
+
+    The waiting function returns the outputs in input order; when a batch fails, batches that did not start yet
+    are cancelled and the error is raised.
+    """
+
+    def run_planned(planned: PlannedBatch) -> Outputs:
+        return run(encoded.batch(*planned))
+
+    futures = [(planned.rows, executor.submit(run_planned, planned)) for planned in _plan(encoded, batching)]
+
+    def wait() -> Outputs:
+        outputs = _empty(encoded, widths)
+        try:
+            for rows, future in futures:
+                _scatter(outputs, rows, future.result())
+        finally:
+            for _, future in futures:
+                future.cancel()
+        return outputs
+
+    return wait
+
+
+def _plan(encoded: Encoded, batching: Batching) -> list[PlannedBatch]:
+    return plan_batches(encoded.lengths, batching, max_length=encoded.max_length)
+
+
+def _empty(encoded: Encoded, widths: tuple[int, int]) -> Outputs:
     logits, embeddings = (np.empty((len(encoded.first), width), dtype=np.float32) for width in widths)
-    for rows in plan_batches(encoded.lengths, batch_tokens=batch_tokens):
-        logits[rows], embeddings[rows] = run(encoded.batch(rows))
     return logits, embeddings
 
 
-def plan_batches(lengths: NDArray[np.int64], *, batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Split rows into batches of similar length.
-
-    Args:
-        lengths: tokens of each row, shape `(n,)`.
-        batch_tokens: most padded tokens (`rows * longest row`) a batch may hold; a single row that is
-            longer than this makes a batch of its own.
-
-    Returns:
-        Row indices of each batch, longest rows first (memory peaks early); every row stands in exactly one.
-    """
-    order = np.argsort(-lengths, kind="stable").astype(np.int64)
-    batches = []
-    start = 0
-    while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
-        size = max(batch_tokens // longest, 1)
-        batches.append(order[start : start + size])
-        start += size
-    return batches
+def _scatter(outputs: Outputs, rows: NDArray[np.int64], values: Outputs) -> None:
+    for array, value in zip(outputs, values, strict=True):
+        array[rows] = value

@@ -95,6 +95,7 @@ def write_bundle(
     """
     thresholds = {
         "graph_sha256": _sha256(graph),
+        "tokenizer_sha256": _sha256(tokenizer.to_json().encode("utf-8")),
         "labels": calibration_to_dict(taxonomy.label_ids, calibration, points),
     }
     contents = {
@@ -143,8 +144,9 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     except TaxonomyError as error:
         raise BundleError(f"{root}: {error}") from error
     thresholds = _load(contents, "calibration.json")
-    if thresholds.get("graph_sha256") != manifest.files[GRAPH].sha256:
-        raise BundleError(f"{root}: the thresholds were fitted on another graph; export the bundle again")
+    for key, file in (("graph_sha256", GRAPH), ("tokenizer_sha256", "tokenizer.json")):
+        if thresholds.get(key) != manifest.files[file].sha256:
+            raise BundleError(f"{root}: the thresholds were fitted with another {file}; export the bundle again")
     calibration, points = calibration_from_dict(taxonomy.label_ids, thresholds.get("labels", {}))
     return Bundle(
         manifest=manifest,

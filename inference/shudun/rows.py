@@ -165,10 +165,12 @@ class RowReader(Generic[T]):
     def _rename(self, record: Record) -> Record:
         if not self._columns:
             return record
-        missing = sorted(set(self._columns.values()) - set(record.values))
+        # A JSONL row may leave out what it has no value for; the columns of the other formats are fixed.
+        needed = self._columns.values() if ".jsonl" not in self.path.name else [self._columns.get("text", "text")]
+        missing = sorted(set(needed) - set(record.values))
         if missing:
             raise ShudunError(f"{self.path}: no column {', '.join(missing)}; it has {', '.join(record.values)}")
-        renamed = {field: record.values[column] for field, column in self._columns.items()}
+        renamed = {field: record.values.get(column) for field, column in self._columns.items()}
         kept = {key: value for key, value in record.values.items() if key not in self._columns.values()}
         return Record(record.line, {**kept, **renamed}, record.raw)
 

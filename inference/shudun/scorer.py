@@ -1,29 +1,31 @@
 """The public scoring API, and the whole scoring path on one screen.
 
-items ─ tokenise ─ length-sorted, padded-token-budget batches ─ session ─ logits ─ calibrate ─ decide ─ rows
-in input order. Needs numpy, tokenizers and onnxruntime; never the training stack.
+items ─ distinct ─ tokenise ─ batches of one length under a token budget ─ session ─ logits ─ calibrate ─ decide ─
+rows in input order. Needs numpy, tokenizers and onnxruntime; never the training stack.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shudun.batching import Batching
 from shudun.bundle import Bundle, BundleManifest, read_bundle
 from shudun.calibration import OperatingPoint
 from shudun.errors import BundleError
 from shudun.items import Item, as_item, is_blank
 from shudun.policy import Action, Decider
+from shudun.rendering import Rendered, render
 from shudun.session import Device, GraphSession
 from shudun.taxonomy import Taxonomy
 
-BATCH_TOKENS: Mapping[str, int] = {"cpu": 512, "cuda": 16384}
-"""Padded tokens per batch by device; small on a CPU, where activations should stay in its caches."""
+BATCHING: Mapping[str, Batching] = {"cpu": Batching(512, 1), "cuda": Batching(16384, 16)}
+"""Batches by device: small and without padding on a CPU, large on a GPU."""
 
 BLANK = "no text to score"
 NOT_FINITE = "the model returned a non-finite score for this text"
@@ -71,7 +73,8 @@ class Scorer:
         if width != len(bundle.taxonomy.labels):
             raise BundleError(f"model.onnx has {width} outputs, the taxonomy {len(bundle.taxonomy.labels)} labels")
         self._decider = Decider(bundle.policy, bundle.taxonomy, bundle.points)
-        self._batch_tokens = BATCH_TOKENS[self._session.device] if batch_tokens is None else batch_tokens
+        batching = BATCHING[self._session.device]
+        self._batching = batching if batch_tokens is None else batching._replace(tokens=batch_tokens)
 
     @classmethod
     def from_bundle(
@@ -87,7 +90,8 @@ class Scorer:
         Args:
             path: the bundle folder.
             device: "cpu", "cuda", or "auto" (CUDA when this onnxruntime has it).
-            threads: threads of one model run; by default what affinity and cgroup quota leave this process.
+            threads: batches computed at once, one thread each; by default what affinity and cgroup quota leave
+                this process.
             batch_tokens: most padded tokens per model run.
 
         Raises:
@@ -118,34 +122,38 @@ class Scorer:
 
     @property
     def threads(self) -> int:
-        """Threads of one model run."""
+        """Batches computed at once, one thread each."""
         return self._session.threads
 
     def score(self, items: Sequence[Item | str]) -> list[ScoredItem]:
         """Score items; one `ScoredItem` per item, in order. A `str` counts as a comment."""
         typed = _typed(items)
-        output = self.run(typed)
-        probabilities, selected = self._judge(typed, output.logits)
-        return [
-            self._row(item, probabilities[i], selected[i], bool(output.truncated[i]), error)
-            for i, (item, error) in enumerate(zip(typed, _errors(typed, output.logits), strict=True))
-        ]
+        return self._rows(typed, self._start(typed)())
 
     def score_iter(self, items: Iterable[Item | str]) -> Iterator[ScoredItem]:
-        """Score a stream in order with flat memory: reads `CHUNK_ITEMS` items ahead."""
+        """Score a stream in order with flat memory: reads up to two times `CHUNK_ITEMS` items ahead.
+
+        While the caller works on the rows of one chunk, the model runs the next.
+        """
         source = iter(_not_text(items))
-        while chunk := list(islice(source, CHUNK_ITEMS)):
-            yield from self.score(chunk)
+        running: tuple[list[Item], Callable[[], ModelOutput]] | None = None
+        while chunk := _typed(list(islice(source, CHUNK_ITEMS))):
+            started = self._start(chunk)
+            if running is not None:
+                yield from self._rows(running[0], running[1]())
+            running = (chunk, started)
+        if running is not None:
+            yield from self._rows(running[0], running[1]())
 
     def predict_proba(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Calibrated probabilities `(n, num_labels)`; 0.0 where a label does not apply, NaN where a row failed."""
         typed = _typed(items)
-        return self._judge(typed, self.run(typed).logits)[0]
+        return self._judge(typed, self._start(typed)())[0]
 
     def predict(self, items: Sequence[Item | str]) -> NDArray[np.bool_]:
         """Which labels hold, `(n, num_labels)`: the labels that `score` lists, as an array."""
         typed = _typed(items)
-        return self._judge(typed, self.run(typed).logits)[1]
+        return self._judge(typed, self._start(typed)())[1]
 
     def embed(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Embeddings `(n, hidden)`: the encoder's last hidden state at `[CLS]`, not normalised."""
@@ -153,16 +161,30 @@ class Scorer:
 
     def run(self, items: Sequence[Item]) -> ModelOutput:
         """Tokenise, batch and run the model; rows come back in input order."""
-        encoded = self._bundle.tokenizer.encode(items)
-        logits, embeddings = self._session.run_encoded(encoded, batch_tokens=self._batch_tokens)
-        return ModelOutput(logits=logits, embeddings=embeddings, truncated=encoded.truncated)
+        return self._start(items)()
 
-    def _judge(
-        self, items: Sequence[Item], logits: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _start(self, items: Sequence[Item]) -> Callable[[], ModelOutput]:
+        """Tokenise and begin to run; equal items are computed once. The returned function waits."""
+        first, copies = distinct(items)
+        encoded = self._bundle.tokenizer.encode(first)
+        wait = self._session.start(encoded, self._batching)
+
+        def finish() -> ModelOutput:
+            logits, embeddings = wait()
+            return ModelOutput(logits[copies], embeddings[copies], encoded.truncated[copies])
+
+        return finish
+
+    def _rows(self, items: Sequence[Item], output: ModelOutput) -> list[ScoredItem]:
+        probabilities, selected = self._judge(items, output)
+        errors = _errors(items, output.logits)
+        truncated = output.truncated.tolist()
+        return [self._row(item, probabilities[i], selected[i], truncated[i], errors[i]) for i, item in enumerate(items)]
+
+    def _judge(self, items: Sequence[Item], output: ModelOutput) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         applicable = self.taxonomy.applicable([item.kind for item in items])
-        probabilities = np.where(applicable, self._bundle.calibration.apply(logits), np.float32(0.0))
-        failed = np.array([error is not None for error in _errors(items, logits)], dtype=np.bool_)
+        probabilities = np.where(applicable, self._bundle.calibration.apply(output.logits), np.float32(0.0))
+        failed = np.array([error is not None for error in _errors(items, output.logits)], dtype=np.bool_)
         probabilities[failed] = np.nan
         return probabilities, self._decider.select(probabilities, applicable)
 
@@ -187,12 +209,24 @@ class Scorer:
         )
 
 
+def distinct(items: Sequence[Item]) -> tuple[list[Item], NDArray[np.int64]]:
+    """The items that differ in more than their id, and for each item which of them it equals, shape `(n,)`."""
+    index: dict[Rendered, int] = {}
+    first: list[Item] = []
+    copies = []
+    for item in items:
+        rendered = render(item)
+        if rendered not in index:
+            index[rendered] = len(first)
+            first.append(item)
+        copies.append(index[rendered])
+    return first, np.array(copies, dtype=np.int64)
+
+
 def _errors(items: Sequence[Item], logits: NDArray[np.float32]) -> list[str | None]:
     """Why each row has no score; `None` where it has one."""
-    return [
-        BLANK if is_blank(item) else None if np.isfinite(row).all() else NOT_FINITE
-        for item, row in zip(items, logits, strict=True)
-    ]
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
+    return [BLANK if is_blank(item) else None if ok else NOT_FINITE for item, ok in zip(items, finite, strict=True)]
 
 
 def _typed(items: Iterable[Item | str]) -> list[Item]:

@@ -6,14 +6,12 @@ each process, because onnxruntime's are neither picklable nor safe across a fork
 
 from __future__ import annotations
 
-import ctypes
 import os
-import weakref
-from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from shudun.batching import Outputs, run_batches
+from shudun.batching import Batching, Outputs, start_batches
 from shudun.errors import BundleError, DeviceError, MissingExtraError
 from shudun.threads import resolve_threads
 from shudun.tokenization import Encoded, TokenBatch
@@ -23,6 +21,9 @@ if TYPE_CHECKING:
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
+"""Fusions that make a CPU slower: the fused skip-layer-norm takes several times as long as its parts."""
+
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("logits", "embedding")
 
@@ -41,10 +42,10 @@ class GraphSession:
             BundleError: the graph cannot be parsed or has other inputs or outputs than expected.
         """
         self.device = _resolve_device(device)
-        self.threads = resolve_threads(threads)
+        self.threads = resolve_threads(threads) if self.device == "cpu" else 1
         self._graph = graph
-        self._owner: tuple[int, onnxruntime.InferenceSession] | None = None
-        self._session()
+        self._owner: _Owned | None = None
+        self._own()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_owner": None}
@@ -52,7 +53,7 @@ class GraphSession:
     @property
     def widths(self) -> tuple[int, int]:
         """`(num_labels, hidden)`, the fixed last axes of the outputs."""
-        shapes = {output.name: output.shape for output in self._session().get_outputs()}
+        shapes = {output.name: output.shape for output in self._own().session.get_outputs()}
         num_labels, hidden = (shapes[name][-1] for name in OUTPUTS)
         if not isinstance(num_labels, int) or not isinstance(hidden, int):
             raise BundleError(f"model.onnx: outputs must have a fixed last axis, got {shapes}")
@@ -60,17 +61,27 @@ class GraphSession:
 
     def run(self, batch: TokenBatch) -> Outputs:
         """Logits `(batch, num_labels)` and embeddings `(batch, hidden)` of one padded batch."""
-        logits, embedding = self._session().run(list(OUTPUTS), batch.feeds())
+        logits, embedding = self._own().session.run(list(OUTPUTS), batch.feeds())
         return logits, embedding
 
-    def run_encoded(self, encoded: Encoded, *, batch_tokens: int) -> Outputs:
-        """Outputs of all rows in input order, in batches of at most `batch_tokens` padded tokens."""
-        return run_batches(encoded, self.run, widths=self.widths, batch_tokens=batch_tokens)
+    def start(self, encoded: Encoded, batching: Batching) -> Callable[[], Outputs]:
+        """Begin to run all rows on the session's threads; the returned function waits for the outputs."""
+        executor = self._own().executor
+        return start_batches(encoded, self.run, widths=self.widths, batching=batching, executor=executor)
 
-    def _session(self) -> onnxruntime.InferenceSession:
-        if self._owner is None or self._owner[0] != os.getpid():
-            self._owner = (os.getpid(), _open(self._graph, self.device, self.threads))
-        return self._owner[1]
+    def _own(self) -> _Owned:
+        if self._owner is None or self._owner.process != os.getpid():
+            session = _open(self._graph, self.device)
+            self._owner = _Owned(os.getpid(), session, ThreadPoolExecutor(self.threads, "shudun"))
+        return self._owner
+
+
+class _Owned(NamedTuple):
+    """What belongs to one process: its session, and the threads that run batches."""
+
+    process: int
+    session: onnxruntime.InferenceSession
+    executor: ThreadPoolExecutor
 
 
 def _import_onnxruntime() -> Any:
@@ -98,20 +109,22 @@ def _resolve_device(device: str) -> str:
     return device
 
 
-def _open(graph: bytes, device: str, threads: int) -> onnxruntime.InferenceSession:
+def _open(graph: bytes, device: str) -> onnxruntime.InferenceSession:
     ort = _import_onnxruntime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    # One thread a batch and several batches at once: no hand-over inside a batch, and no thread pool to lose in a fork.
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     # Padded shapes vary from batch to batch: the planner's patterns and the growing arena would only hold memory.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
     # A graph may name files for its weights; only the verified bytes count, so that no such file is ever found.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    _keep_inherited_sessions()
     try:
-        session = ort.InferenceSession(graph, sess_options=options, providers=[PROVIDERS[device]])
+        session = ort.InferenceSession(
+            graph, sess_options=options, providers=[PROVIDERS[device]], disabled_optimizers=DISABLED_OPTIMIZERS
+        )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         raise BundleError(f"model.onnx: onnxruntime cannot load this graph: {error}") from error
     if session.get_providers()[0] != PROVIDERS[device]:
@@ -121,27 +134,7 @@ def _open(graph: bytes, device: str, threads: int) -> onnxruntime.InferenceSessi
         )
     _require_names("inputs", {x.name for x in session.get_inputs()}, set(INPUTS))
     _require_names("outputs", {x.name for x in session.get_outputs()}, set(OUTPUTS))
-    _open_sessions.add(session)
     return session
-
-
-_open_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-@cache
-def _keep_inherited_sessions() -> None:
-    """From now on a forked child never destroys the sessions of its parent, not even when it ends.
-
-    Their destructor waits for worker threads, which a fork does not copy, and so would hang.
-    """
-
-    def keep() -> None:
-        for session in _open_sessions:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-        _open_sessions.clear()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=keep)
 
 
 def _require_names(what: str, got: set[str], expected: set[str]) -> None:

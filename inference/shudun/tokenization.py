@@ -69,16 +69,18 @@ class Encoded:
     first: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     pad_id: int
+    max_length: int
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, special tokens included, shape `(n,)`."""
         return np.diff(self.starts)
 
-    def batch(self, rows: NDArray[np.int64]) -> TokenBatch:
-        """Pad the given rows (right padding, to the longest of them) into a `TokenBatch`."""
+    def batch(self, rows: NDArray[np.int64], width: int | None = None) -> TokenBatch:
+        """Pad the given rows on the right to `width` tokens, by default to the longest of them."""
         lengths = self.lengths[rows]
-        position = np.arange(int(lengths.max(initial=0)), dtype=np.int64)[None, :]
+        longest = int(lengths.max(initial=0))
+        position = np.arange(longest if width is None else max(width, longest), dtype=np.int64)[None, :]
         real = position < lengths[:, None]
         source = np.where(real, self.starts[rows][:, None] + position, 0)
         return TokenBatch(
@@ -93,7 +95,8 @@ class ItemTokenizer:
     """A BERT-style tokenizer with this project's rendering and truncation.
 
     The ids equal those of the checkpoint's own tokenizer called as `tokenizer([segment_0], [segment_1])`
-    whenever nothing is cut. (Without the lists, `transformers` takes an empty second segment for none.)
+    whenever nothing is cut. (Without the lists, `transformers` takes an empty second segment for none.) Special
+    tokens spelled out in a text are the exception: here they are plain text.
     """
 
     def __init__(self, tokenizer_json: str, *, max_length: int) -> None:
@@ -146,6 +149,7 @@ class ItemTokenizer:
             first=np.array(first, dtype=np.int64),
             truncated=np.array(truncated, dtype=np.bool_),
             pad_id=self._pad,
+            max_length=self.max_length,
         )
 
     def _truncate(self, parts: list[list[int]], row: Rendered) -> bool:
@@ -174,6 +178,8 @@ def _parse(tokenizer_json: str) -> Tokenizer:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # the Rust parser raises bare Exception
         raise BundleError(f"tokenizer.json: not a tokenizers definition: {error}") from error
+    # A "[SEP]" that somebody types is text like any other, never a control token.
+    tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

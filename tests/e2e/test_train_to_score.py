@@ -146,6 +146,7 @@ def altered(config: Path) -> Iterator[Callable[[str], Path]]:
 def test_the_run_folder_is_complete_and_holds_nothing_pickled_to_share(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
         "config.yaml",
+        "inputs.json",
         "run.json",
         "trainer",
         "checkpoint",
@@ -181,8 +182,8 @@ def test_the_run_records_what_it_was_made_of(run: Path, config: Path) -> None:
         assert (source["read"], source["good"], source["rejected"]) == (size, size, 0)
     provenance = read_json(run / "bundle" / "manifest.json")["provenance"]
     assert provenance["sources"] == record["sources"]
-    assert provenance["parity"]["texts"] == SIZES["validation"]
-    assert provenance["parity"]["max_abs_logit"] <= 1e-4
+    assert provenance["gate"]["parity"]["texts"] == SIZES["validation"]
+    assert provenance["gate"]["parity"]["max_abs_logit"] <= 1e-4
 
 
 def test_a_person_sees_epochs_gate_and_report(trained: tuple[Path, Result]) -> None:
@@ -353,7 +354,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bundle(
 def test_resuming_needs_an_unfinished_run(config: Path, tmp_path: Path) -> None:
     result = shudun("train", "--config", config, "--output-dir", tmp_path / "none", "--resume")
     assert result.code == 1
-    assert "no checkpoint to resume from" in result.text
+    assert "no run to resume" in result.text
 
 
 def test_a_damaged_checkpoint_is_not_exported_and_the_bundle_stays(run: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from onnx import numpy_helper
 
 from shudun import Scorer
+from shudun.batching import Batching
 from shudun.calibration import Calibration
 from shudun.session import GraphSession
 
@@ -48,9 +49,7 @@ def vivid_graph(trained, edit_weights) -> bytes:
 @pytest.fixture(scope="session")
 def calibration(vivid_graph, trained, items) -> Calibration:
     """Puts the scores of each label to both sides of 0.5, where a difference shows."""
-    logits, _ = GraphSession(vivid_graph, device="cpu", threads=1).run_encoded(
-        trained.encoder.encode(items), batch_tokens=512
-    )
+    logits, _ = GraphSession(vivid_graph, device="cpu", threads=1).start(trained.encoder.encode(items), Batching(512))()
     slope = 2.0 / logits.std(axis=0).astype(np.float64)
     return Calibration(slope, -slope * logits.mean(axis=0))
 

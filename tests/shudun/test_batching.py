@@ -1,16 +1,21 @@
-"""Batching: every row once, the token budget kept, the input order restored."""
+"""Batching: every row once, the token budget kept, one length a batch, the input order restored."""
 
 from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shudun.batching import plan_batches, run_batches
+from shudun.batching import Batching, plan_batches, run_batches, start_batches
 from shudun.tokenization import Encoded
 
-LENGTHS = st.lists(st.integers(0, 300), max_size=80)
+LENGTHS = st.lists(st.integers(1, 300), max_size=80)
+BATCHINGS = st.builds(Batching, st.integers(0, 2000), st.sampled_from([1, 4, 16]))
+MAX_LENGTH = 300
 
 
 def encoded(lengths):
@@ -21,50 +26,61 @@ def encoded(lengths):
         first=np.array(lengths, dtype=np.int64),
         truncated=np.zeros(len(lengths), dtype=np.bool_),
         pad_id=0,
+        max_length=MAX_LENGTH,
     )
 
 
-@given(lengths=LENGTHS, budget=st.integers(1, 2000))
-def test_every_row_stands_in_exactly_one_batch_within_the_budget(lengths, budget):
+def total_and_size(batch):
+    total = batch.input_ids.sum(axis=1, keepdims=True).astype(np.float32)
+    size = batch.attention_mask.sum(axis=1, keepdims=True).astype(np.float32)
+    return np.concatenate([total, size], axis=1), size
+
+
+@given(lengths=LENGTHS, batching=BATCHINGS)
+def test_every_row_stands_in_exactly_one_batch_within_the_budget(lengths, batching):
     lengths = np.array(lengths, dtype=np.int64)
-    batches = plan_batches(lengths, batch_tokens=budget)
-    assert sorted(np.concatenate([*batches, np.arange(0)]).tolist()) == list(range(len(lengths)))
-    for rows in batches:
-        assert len(rows) == 1 or len(rows) * max(lengths[rows].max(), 1) <= budget
+    batches = plan_batches(lengths, batching, max_length=MAX_LENGTH)
+    assert sorted(np.concatenate([*(rows for rows, _ in batches), np.arange(0)]).tolist()) == list(range(len(lengths)))
+    for rows, width in batches:
+        assert len(rows) == 1 or len(rows) * width <= batching.tokens
 
 
-@given(lengths=LENGTHS, budget=st.integers(1, 2000))
-def test_batches_are_full_and_hold_rows_of_similar_length(lengths, budget):
+@given(lengths=LENGTHS, batching=BATCHINGS)
+def test_a_row_is_padded_to_its_own_rounded_length_whatever_stands_beside_it(lengths, batching):
     lengths = np.array(lengths, dtype=np.int64)
-    batches = plan_batches(lengths, batch_tokens=budget)
-    in_order = np.concatenate([*(lengths[rows] for rows in batches), np.arange(0)])
-    assert (np.diff(in_order) <= 0).all()
-    for rows in batches[:-1]:
-        assert (len(rows) + 1) * max(lengths[rows].max(), 1) > budget
+    widths = [width for _, width in plan_batches(lengths, batching, max_length=MAX_LENGTH)]
+    assert widths == sorted(widths, reverse=True)
+    for rows, width in plan_batches(lengths, batching, max_length=MAX_LENGTH):
+        assert (width >= lengths[rows]).all()
+        assert (width - lengths[rows] < batching.length_step).all()
+        assert width % batching.length_step == 0 or width == MAX_LENGTH
 
 
-@given(lengths=LENGTHS, budget=st.integers(1, 2000))
-def test_outputs_come_back_in_input_order(lengths, budget):
-    rows_run = []
+@given(lengths=LENGTHS, batching=BATCHINGS)
+def test_batches_are_full(lengths, batching):
+    batches = plan_batches(np.array(lengths, dtype=np.int64), batching, max_length=MAX_LENGTH)
+    for (rows, width), (_, next_width) in itertools.pairwise(batches):
+        assert next_width < width or (len(rows) + 1) * width > batching.tokens
 
-    def run(batch):
-        rows_run.append(len(batch.input_ids))
-        total = batch.input_ids.sum(axis=1, keepdims=True).astype(np.float32)
-        size = batch.attention_mask.sum(axis=1, keepdims=True).astype(np.float32)
-        return np.concatenate([total, size], axis=1), size
 
-    logits, embeddings = run_batches(encoded(lengths), run, widths=(2, 1), batch_tokens=budget)
+@given(lengths=LENGTHS, batching=BATCHINGS, threads=st.sampled_from([None, 1, 3]))
+def test_outputs_come_back_in_input_order(lengths, batching, threads):
+    if threads is None:
+        logits, embeddings = run_batches(encoded(lengths), total_and_size, widths=(2, 1), batching=batching)
+    else:
+        with ThreadPoolExecutor(threads) as executor:
+            wait = start_batches(encoded(lengths), total_and_size, widths=(2, 1), batching=batching, executor=executor)
+            logits, embeddings = wait()
     assert logits[:, 0].tolist() == [(i + 1) * length for i, length in enumerate(lengths)]
     assert logits[:, 1].tolist() == lengths
     assert embeddings[:, 0].tolist() == lengths
-    assert sum(rows_run) == len(lengths)
 
 
 def test_no_rows_have_the_model_s_width_and_run_nothing():
     def run(batch):
         raise AssertionError("nothing to run")
 
-    logits, embeddings = run_batches(encoded([]), run, widths=(4, 32), batch_tokens=512)
+    logits, embeddings = run_batches(encoded([]), run, widths=(4, 32), batching=Batching(512))
     assert (logits.shape, embeddings.shape) == ((0, 4), (0, 32))
     assert logits.dtype == embeddings.dtype == np.float32
 
@@ -74,4 +90,6 @@ def test_an_error_of_the_model_is_not_swallowed():
         raise RuntimeError("model")
 
     with pytest.raises(RuntimeError, match="model"):
-        run_batches(encoded([3, 4]), run, widths=(1, 1), batch_tokens=8)
+        run_batches(encoded([3, 4]), run, widths=(1, 1), batching=Batching(8))
+    with ThreadPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="model"):
+        start_batches(encoded([3, 4]), run, widths=(1, 1), batching=Batching(8), executor=executor)()

@@ -192,7 +192,17 @@ def test_a_label_without_threshold_is_refused(copied, reseal):
 def test_thresholds_of_another_graph_are_refused(copied, tiny_bundle, reseal):
     shutil.copy(tiny_bundle / "model.onnx", copied / "model.onnx")
     reseal(copied)
-    with pytest.raises(BundleError, match="the thresholds were fitted on another graph"):
+    with pytest.raises(BundleError, match=r"the thresholds were fitted with another model\.onnx"):
+        read_bundle(copied)
+
+
+def test_thresholds_of_another_tokenizer_are_refused(copied, reseal):
+    definition = load(copied / "tokenizer.json")
+    vocabulary = definition["model"]["vocab"]
+    vocabulary["微"], vocabulary["信"] = vocabulary["信"], vocabulary["微"]
+    store(copied / "tokenizer.json", definition)
+    reseal(copied)
+    with pytest.raises(BundleError, match=r"the thresholds were fitted with another tokenizer\.json"):
         read_bundle(copied)
 
 

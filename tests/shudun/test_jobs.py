@@ -173,7 +173,8 @@ def test_a_failed_job_leaves_a_partial_file_and_the_earlier_output(scorer, write
     assert names(tmp_path) == sorted([target.name, f"{target.name}.partial", "rows.jsonl"])
     if suffix == "jsonl":
         partial = load(tmp_path / f"{target.name}.partial")
-        assert [row["id"] for row in partial] == [str(row["id"]) for row in rows[:8]]
+        # The chunk that was running when the next one could not be read is not written.
+        assert [row["id"] for row in partial] == [str(row["id"]) for row in rows[:4]]
     score_file(write_jsonl(rows), target, scorer)
     assert names(tmp_path) == sorted([target.name, "rows.jsonl"])
 

@@ -292,3 +292,9 @@ def test_two_columns_can_be_swapped(read):
 def test_a_mapped_column_that_is_not_there_ends_the_job(read):
     with pytest.raises(ShudunError, match=r"rows\.csv: no column review; it has id, text"):
         read(b"id,text\n1,x\n", "rows.csv", columns={"text": "review"})
+
+
+def test_an_optional_mapped_key_may_be_absent_from_a_jsonl_row(write_jsonl):
+    path = write_jsonl([{"review": "好吃", "to": "求推荐"}, {"review": "一般"}])
+    rows = list(RowReader(path, parse_item, columns={"text": "review", "parent_text": "to"}))
+    assert [(row.text, row.parent_text) for row in rows] == [("好吃", "求推荐"), ("一般", "")]

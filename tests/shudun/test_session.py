@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from shudun import BundleError, DeviceError, Scorer
+from shudun.batching import Batching
 from shudun.session import INPUTS, OUTPUTS, GraphSession
 from shudun.threads import ENVIRONMENT_VARIABLE
 
@@ -117,7 +118,7 @@ def test_weights_outside_the_verified_bytes_are_refused(trained, tmp_path, monke
 def test_widths_are_those_of_the_model(trained, taxonomy):
     session = GraphSession(trained.graph, device="cpu", threads=1)
     assert session.widths == (len(taxonomy.labels), trained.model.config.hidden_size)
-    logits, embeddings = session.run_encoded(trained.encoder.encode([]), batch_tokens=512)
+    logits, embeddings = session.start(trained.encoder.encode([]), Batching(512))()
     assert (logits.shape, embeddings.shape) == ((0, len(taxonomy.labels)), (0, trained.model.config.hidden_size))
 
 
@@ -125,8 +126,8 @@ def test_widths_are_those_of_the_model(trained, taxonomy):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_outputs_do_not_depend_on_batches_or_threads(vivid_graph, trained, items, batch_tokens, threads):
     encoded = trained.encoder.encode(items)
-    expected = GraphSession(vivid_graph, device="cpu", threads=1).run_encoded(encoded, batch_tokens=512)
-    got = GraphSession(vivid_graph, device="cpu", threads=threads).run_encoded(encoded, batch_tokens=batch_tokens)
+    expected = GraphSession(vivid_graph, device="cpu", threads=1).start(encoded, Batching(512))()
+    got = GraphSession(vivid_graph, device="cpu", threads=threads).start(encoded, Batching(batch_tokens))()
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -135,7 +136,7 @@ def test_a_pickled_session_gives_the_same_outputs(vivid_graph, trained, items):
     session = GraphSession(vivid_graph, device="cpu", threads=1)
     again = pickle.loads(pickle.dumps(session))  # noqa: S301
     encoded = trained.encoder.encode(items)
-    for a, b in zip(*(x.run_encoded(encoded, batch_tokens=512) for x in (session, again)), strict=True):
+    for a, b in zip(*(x.start(encoded, Batching(512))() for x in (session, again)), strict=True):
         assert (a == b).all()
 
 
@@ -145,7 +146,7 @@ from shudun import Comment, Note, Scorer
 
 items = [Comment("加我微信"), Note("晚霞", "好温柔"), Comment("求链接" * 30, parent_text="怎么买"), Comment("")] * 20
 scorer = Scorer.from_bundle(sys.argv[1], "cpu", 2)
-inherited = scorer._session._session()
+inherited = scorer._session._own()
 expected = scorer.score(items)  # threads of the session and of the tokenizer are running when the fork comes
 
 def in_child(work):
@@ -160,7 +161,7 @@ def same(own):
 
 def makes_its_own():
     same(scorer)
-    assert scorer._session._session() is not inherited
+    assert scorer._session._own() is not inherited
 
 def grandchild():
     same(scorer)

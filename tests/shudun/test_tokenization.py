@@ -219,3 +219,9 @@ def test_a_vocabulary_without_the_special_tokens_is_refused(trained, name):
     definition = trained.encoder.to_json().replace(name, "[OTHER]")
     with pytest.raises(BundleError, match="BERT-style vocabulary with " + name.replace("[", r"\[")):
         ItemTokenizer(definition, max_length=32)
+
+
+def test_special_tokens_in_a_text_are_plain_text(trained):
+    ids = trained.encoder.encode([Comment("加[SEP]我[CLS]微[PAD]信[MASK]")]).ids.tolist()
+    control = [trained.tokenizer.convert_tokens_to_ids(token) for token in ("[CLS]", "[SEP]", "[PAD]", "[MASK]")]
+    assert [token for token in ids[1:-1] if token in control] == []

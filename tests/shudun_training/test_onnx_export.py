@@ -25,7 +25,7 @@ from shudun_training.onnx_export import (
     GateError,
     check_parity,
     check_tokenizer,
-    export_graph,
+    export_stock_graph,
     graph_outputs,
 )
 
@@ -154,7 +154,7 @@ def test_the_smallest_vocabulary_can_be_exported(taxonomy: Taxonomy) -> None:
     tokenizer = build_tokenizer(config, [])
     model = build_model(config, taxonomy, tokenizer)
     before = torch.get_rng_state()
-    graph = export_graph(model)
+    graph = export_stock_graph(model)
     assert torch.equal(torch.get_rng_state(), before)
     items: Sequence[Item] = [Comment("demo 123"), Note("a", "b c")]
     assert check_parity(model, graph, item_tokenizer(tokenizer, max_length=8), items).texts == 2

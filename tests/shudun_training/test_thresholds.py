@@ -125,7 +125,7 @@ def test_thresholds_are_as_good_as_trying_every_one(
     truth = np.array([positive for _, positive in cells])
     if not truth.any() or truth.all():
         return
-    config = ThresholdConfig(precision=target, automatic_precision=automatic, min_positives=1)
+    config = ThresholdConfig(precision=target, automatic_precision=automatic, min_positives=1, min_automatic=1)
     point = one_label(scores.tolist(), truth.astype(int).tolist(), config)
     possible = _brute_force(scores, truth)
     assert point.precision is not None
@@ -205,3 +205,13 @@ def test_reported_figures_are_those_of_the_threshold(seed: int) -> None:
         assert point.recall == (hits / positives if positives else None)
         if total:
             assert (point.precision_low, point.precision_high) == wilson_interval(hits, total)
+
+
+def test_an_automatic_threshold_rests_on_enough_rows():
+    scores = np.linspace(0.99, 0.01, 60, dtype=np.float32)[:, None]
+    labels = np.where(np.arange(60)[:, None] < 9, POSITIVE, 0)
+    lucky = fit_operating_points(scores, labels, ThresholdConfig(min_automatic=10))[0]
+    proven = fit_operating_points(scores, labels, ThresholdConfig(min_automatic=9))[0]
+    assert lucky.automatic is None
+    assert proven.automatic is not None
+    assert (scores[:, 0] >= proven.automatic).sum() == 9

@@ -148,6 +148,9 @@ class ThresholdConfig(_Section):
     min_positives: int = Field(default=5, ge=1)
     """Labels with fewer validation positives keep 0.5 and are never automatic."""
 
+    min_automatic: int = Field(default=10, ge=1)
+    """Least number of validation rows above an automatic threshold: one lucky row proves no precision."""
+
 
 class RunConfig(_Section):
     """A whole run."""

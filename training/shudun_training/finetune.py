@@ -28,7 +28,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalPrediction
 
-from shudun.batching import Outputs, run_batches
+from shudun.batching import Batching, Outputs, run_batches
 from shudun.calibration import Calibration
 from shudun.errors import ShudunError
 from shudun.items import Item
@@ -175,7 +175,7 @@ def predict_logits(
         return output.logits.float().cpu().numpy(), output.hidden_states[-1][:, 0].float().cpu().numpy()
 
     widths = (cast("int", model.config.num_labels), int(model.config.hidden_size))
-    return run_batches(encoder.encode(items), run, widths=widths, batch_tokens=batch_tokens)
+    return run_batches(encoder.encode(items), run, widths=widths, batching=Batching(batch_tokens, length_step=16))
 
 
 def _splits(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from rich.console import Console
 
+from shudun import terminal
 from shudun.errors import RowError, ShudunError
 from shudun.records import BadRecord, read_records
 from shudun.rows import Row as SourceRow
@@ -38,14 +38,14 @@ def import_dataset(name: str, folder: Path, output: Path, *, seed: int) -> None:
         raise ShudunError(f"unknown data set {name!r}; known: {', '.join(IMPORTERS)}")
     splits, notes = IMPORTERS[name](folder, seed)
     output.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = terminal.console()
     for split, rows in splits.items():
         path = output / f"{split}.jsonl"
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path.write_text(text, encoding="utf-8")
-        console.print(f"{path}: {len(rows):,} rows", markup=False, highlight=False)
+        console.print(f"{path}: {len(rows):,} rows")
     for note in notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
 
 
 def import_cold(folder: Path, seed: int) -> tuple[Splits, list[str]]:  # noqa: ARG001  official split

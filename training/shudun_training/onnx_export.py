@@ -1,8 +1,8 @@
 """From a checkpoint to ONNX bytes, and the parity gate that decides whether they may be shipped.
 
-Uses torch's own exporter. The graph takes `input_ids`, `attention_mask` and `token_type_ids`
-`(batch, seq_len)` and returns `logits` `(batch, num_labels)` and `embedding` `(batch, hidden)`, the last
-hidden state at `[CLS]`.
+The exporter here is torch's own, for models that cannot take the fused graph. A graph takes `input_ids`,
+`attention_mask` and `token_type_ids` `(batch, seq_len)` and returns `logits` `(batch, num_labels)` and `embedding`
+`(batch, hidden)`, the last hidden state at `[CLS]`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shudun.batching import Outputs
 from shudun.errors import ShudunError
 from shudun.items import Item
 from shudun.rendering import render
-from shudun.scorer import BATCH_TOKENS
+from shudun.scorer import BATCHING
 from shudun.session import INPUTS, OUTPUTS, GraphSession
 from shudun.tokenization import ItemTokenizer
 from shudun_training.finetune import predict_logits
@@ -52,8 +52,8 @@ class Parity:
         return asdict(self)
 
 
-def export_graph(model: PreTrainedModel) -> bytes:
-    """Export a sequence classifier in fp32 and return the checked ONNX bytes."""
+def export_stock_graph(model: PreTrainedModel) -> bytes:
+    """Export any sequence classifier in fp32 by torch's exporter and return the checked ONNX bytes."""
     wrapped = _Exported(model).to(torch.float32).eval()
     # Distinct example tensors: the exporter merges inputs that are the same object.
     ids = torch.arange(5, 19).reshape(2, 7)
@@ -84,7 +84,7 @@ def export_graph(model: PreTrainedModel) -> bytes:
 def graph_outputs(graph: bytes, encoder: ItemTokenizer, items: Sequence[Item]) -> Outputs:
     """Logits and embeddings of items by the graph on the CPU, as scoring computes them."""
     session = GraphSession(graph, device="cpu")
-    return session.run_encoded(encoder.encode(items), batch_tokens=BATCH_TOKENS["cpu"])
+    return session.start(encoder.encode(items), BATCHING["cpu"])()
 
 
 def check_parity(model: PreTrainedModel, graph: bytes, encoder: ItemTokenizer, items: Sequence[Item]) -> Parity:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rich.console import Console
+from numpy.typing import NDArray
 
+from shudun import terminal
 from shudun.bundle import write_bundle
+from shudun.calibration import Calibration, OperatingPoint
 from shudun.errors import BundleError, ShudunError
 from shudun.rows import OnBadRow
 from shudun.scorer import Scorer
@@ -36,15 +38,17 @@ from shudun_training.config import (
 )
 from shudun_training.evaluation import evaluate_bundle
 from shudun_training.examples import Example, label_matrix
+from shudun_training.export_graph import Precision, check_quantisation, export_graph
 from shudun_training.finetune import fit
 from shudun_training.metrics import compute_metrics
-from shudun_training.onnx_export import check_parity, check_tokenizer, export_graph, graph_outputs
+from shudun_training.onnx_export import check_parity, check_tokenizer, graph_outputs
 from shudun_training.provenance import environment, now
 from shudun_training.reporting import print_report, write_report
+from shudun_training.run_folder import RECORD, resume_run, start_run
 from shudun_training.sources import SourceRecord, load_examples
 from shudun_training.thresholds import fit_calibration, fit_operating_points
 
-CONFIG, RECORD, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "run.json", "checkpoint", "bundle", "report"
+CONFIG, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "checkpoint", "bundle", "report"
 
 
 def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = False) -> None:
@@ -52,9 +56,9 @@ def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = Fal
     config = load_run_config(config_path, output_dir=output_dir)
     taxonomy, folder = load_taxonomy(config.taxonomy), config.output_dir
     load_policy(config.policy)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_run_config(config, folder / CONFIG)
     rows, sources = _load_splits(config, folder)
+    (resume_run if resume else start_run)(folder, config, sources)
+    save_run_config(config, folder / CONFIG)
     result = fit(
         rows["train"],
         rows["validation"],
@@ -82,7 +86,7 @@ def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = Fal
     _report(Scorer.from_bundle(folder / BUNDLE), split, rows, config.thresholds, folder / REPORT)
 
 
-def export(run_dir: Path, *, output: Path | None = None) -> None:
+def export(run_dir: Path, *, output: Path | None = None, precision: Precision = "fp32") -> None:
     """Calibrate a run's checkpoint on its validation rows, pass the gates, write the bundle.
 
     Raises:
@@ -95,30 +99,45 @@ def export(run_dir: Path, *, output: Path | None = None) -> None:
     model, tokenizer = load_checkpoint(run_dir / CHECKPOINT)
     encoder = item_tokenizer(tokenizer, max_length=config.model.max_length)
     check_tokenizer(tokenizer, encoder, items)
-    graph = export_graph(model)
-    parity = check_parity(model, graph, encoder, items)
+    exported = export_graph(model)
+    console = terminal.console()
+    if exported.kind == "generic":
+        console.print(f"generic export, slower than the fused graph: {exported.note}")
+    parity = check_parity(model, exported.graph, encoder, items)
 
     labels = label_matrix(validation, taxonomy)
-    logits, _ = graph_outputs(graph, encoder, items)
-    calibration = fit_calibration(logits, labels)
+    logits, _ = graph_outputs(exported.graph, encoder, items)
+    calibration, points = _fit_decisions(logits, labels, config.thresholds)
+    gate: dict[str, Any] = {"parity": parity.to_dict()}
+    if precision != "fp32":
+        train, _ = _reload(record["sources"]["train"], config)
+        texts = [example.item for example in train]
+        exported = export_graph(model, precision=precision, encoder=encoder, calibration_items=texts)
+        quantised, _ = graph_outputs(exported.graph, encoder, items)
+        loss = check_quantisation(logits, quantised, labels, calibration, points)
+        gate["quantisation"] = loss.to_dict()
+        # Thresholds belong to the graph they are used with.
+        logits = quantised
+        calibration, points = _fit_decisions(logits, labels, config.thresholds)
     scores = calibration.apply(logits)
-    points = fit_operating_points(scores, labels, config.thresholds)
     selected = scores >= np.array([point.threshold for point in points], dtype=np.float32)
-    target = run_dir / BUNDLE if output is None else output
+    default = BUNDLE if precision == "fp32" else f"{BUNDLE}-{precision}"
+    target = run_dir / default if output is None else output
     write_bundle(
         target,
         name=config.name,
         created=now(),
         shudun_version=__version__,
-        precision="fp32",
+        precision=precision,
         provenance={
             "encoder": config.model.model_dump(mode="json"),
             "sources": record["sources"],
             "thresholds": config.thresholds.model_dump(mode="json"),
             "environment": environment(),
-            "parity": parity.to_dict(),
+            "graph": exported.kind,
+            "gate": gate,
         },
-        graph=graph,
+        graph=exported.graph,
         tokenizer=encoder,
         taxonomy=taxonomy,
         calibration=calibration,
@@ -126,13 +145,20 @@ def export(run_dir: Path, *, output: Path | None = None) -> None:
         policy=load_policy(config.policy),
         metrics={"validation": compute_metrics(scores, selected, labels, taxonomy.label_ids)},
     )
-    console = Console()
+    if "quantisation" in gate:
+        costs = "  ".join(f"{name} {value:.4g}" for name, value in gate["quantisation"].items())
+        console.print(f"{precision} against fp32: {costs}")
     console.print(
         f"parity over {parity.texts:,} validation texts: logits {parity.max_abs_logit:.1e}, "
         f"embeddings {parity.max_abs_embedding:.1e}\nbundle: {target}",
-        markup=False,
-        highlight=False,
     )
+
+
+def _fit_decisions(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], thresholds: ThresholdConfig
+) -> tuple[Calibration, tuple[OperatingPoint, ...]]:
+    calibration = fit_calibration(logits, labels)
+    return calibration, fit_operating_points(calibration.apply(logits), labels, thresholds)
 
 
 def evaluate(
@@ -172,9 +198,9 @@ def _report(
     )
     report |= {"split": split, "bundle": scorer.manifest.name, "environment": environment(), **(extra or {})}
     write_report(report, folder)
-    console = Console()
+    console = terminal.console()
     print_report(report, console)
-    console.print(f"report: {folder / 'report.json'}", markup=False, highlight=False)
+    console.print(f"report: {folder / 'report.json'}")
 
 
 def _load_splits(config: RunConfig, folder: Path) -> tuple[dict[str, list[Example]], dict[str, list[SourceRecord]]]:

@@ -28,7 +28,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(*cells)
     console.print(table)
     for line in summary_lines(report):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:

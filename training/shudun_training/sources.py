@@ -105,6 +105,8 @@ def _load_one(
 def _local_file(source: SourceConfig) -> Path | None:
     """The file to read, or `None` when `datasets` must read the source."""
     path = Path(source.path)
+    if path.is_file() and source.split is not None:
+        raise ShudunError(f"{path}: 'split' chooses from a folder or a hub data set; leave it out for a file")
     if path.is_dir():
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             return None

@@ -72,10 +72,13 @@ def _fit_label(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[
 
 
 def _fit_point(scores: NDArray[np.float32], truth: NDArray[np.bool_], config: ThresholdConfig) -> OperatingPoint:
-    if truth.sum() < config.min_positives or truth.all():
+    if truth.sum() < config.min_positives:
         return _point(0.5, None, f"default (fewer than {config.min_positives} positives)", scores, truth)
-    thresholds, precision, recall = _curve(scores, truth)
-    automatic = _reach(thresholds, precision, config.automatic_precision)
+    if truth.all():
+        return _point(0.5, None, "default (no negatives)", scores, truth)
+    thresholds, precision, recall, flagged = _curve(scores, truth)
+    enough = flagged >= config.min_automatic
+    automatic = _reach(thresholds[enough], precision[enough], config.automatic_precision)
     chosen = None if config.precision is None else _reach(thresholds, precision, config.precision)
     method = f"precision >= {config.precision:g}" if chosen is not None else "best F1"
     if chosen is None:
@@ -86,8 +89,8 @@ def _fit_point(scores: NDArray[np.float32], truth: NDArray[np.bool_], config: Th
 
 def _curve(
     scores: NDArray[np.float32], truth: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Thresholds halfway between neighbouring scores, rising recall, with precision and recall at each."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Falling thresholds halfway between neighbouring scores; precision, recall and rows flagged at each."""
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order].astype(np.float64), np.cumsum(truth[order])
     last = np.append(ranked[1:] < ranked[:-1], True)  # the last row of each run of equal scores
@@ -96,7 +99,7 @@ def _curve(
     # Between neighbouring float32 scores there is no third one: halfway would round down to the lower of them.
     thresholds = np.clip(np.where(halfway > lower, halfway, upper), 1e-6, 1.0)
     flagged = np.arange(1, len(ranked) + 1)[last]
-    return thresholds, hits[last] / flagged, hits[last] / truth.sum()
+    return thresholds, hits[last] / flagged, hits[last] / truth.sum(), flagged
 
 
 def _reach(thresholds: NDArray[np.float64], precision: NDArray[np.float64], target: float) -> float | None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from rich.console import Console
 from rich.table import Table
 
+from shudun import terminal
 from shudun.errors import ShudunError
 from shudun.rows import OnBadRow, RowReader
 from shudun.taxonomy import Taxonomy
@@ -29,16 +29,16 @@ def validate_files(
     if rejected is not None and len(files) > 1:
         raise ShudunError("--rejected names one side file; validate several files without it")
     taxonomy = load_taxonomy(taxonomy_path)
-    console = Console()
+    console = terminal.console()
     bad = 0
     for path in files:
         side = rejected or path.with_name(path.name + ".rejected.jsonl")
         reader = RowReader(path, ExampleParser(taxonomy), on_bad_row=cast("OnBadRow", on_bad_row), rejected_path=side)
         table = _count(reader, taxonomy)
-        console.print(f"{path}: {reader.read:,} rows read, {reader.good:,} good, {reader.rejected:,} bad", markup=False)
+        console.print(f"{path}: {reader.read:,} rows read, {reader.good:,} good, {reader.rejected:,} bad")
         console.print(table)
         if reader.rejected:
-            console.print(f"bad rows with their reasons: {side}", markup=False)
+            console.print(f"bad rows with their reasons: {side}")
         bad += reader.rejected
     if bad:
         raise ShudunError(f"{bad:,} bad row(s); see the side files above")

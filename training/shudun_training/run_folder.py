@@ -1,0 +1,68 @@
+"""What may start or go on in a run folder: weights never stand beside a configuration they did not come from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shudun.errors import ShudunError
+from shudun_training.config import RunConfig
+from shudun_training.sources import SourceRecord
+
+RECORD, TRAINER, INPUTS = "run.json", "trainer", "inputs.json"
+
+
+def start_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> None:
+    """Begin a run from the first step; a finished run of the same folder is replaced.
+
+    Raises:
+        ShudunError: the folder holds checkpoints of a run that did not finish.
+    """
+    if any((folder / TRAINER).glob("checkpoint-*")) and not (folder / RECORD).exists():
+        raise ShudunError(
+            f"{folder}: holds checkpoints of a run that did not finish; go on with --resume, "
+            f"or remove {folder / TRAINER} to start again"
+        )
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder / TRAINER, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_inputs(config, sources), ensure_ascii=False, indent=2)
+    (folder / INPUTS).write_text(text + "\n", encoding="utf-8")
+
+
+def resume_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> None:
+    """Check that a run may go on: same configuration, same rows.
+
+    Raises:
+        ShudunError: no run was started here, or something changed since; the message names what.
+    """
+    try:
+        before = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ShudunError(f"{folder}: no run to resume ({error}); start without --resume") from error
+    changed = _differences(before, _inputs(config, sources))
+    if changed:
+        raise ShudunError(
+            f"{folder}: cannot resume, changed since the run started: {', '.join(changed)}. "
+            "Undo the change, or start again in another folder"
+        )
+
+
+def _inputs(config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json", exclude={"output_dir"}),
+        "sources": {split: [record.to_dict() for record in records] for split, records in sources.items()},
+    }
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        return [x for key in keys for x in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [x for i, (old, new) in pairs for x in _differences(old, new, f"{path}[{i}]")]
+    return [] if before == after else [path]
