@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -137,7 +137,7 @@ class _JsonlWriter:
     def write(self, row: ScoredItem) -> None:
         # float32 has at most 9 significant digits; 6 decimals of a probability are what is meaningful.
         scores = {label: round(score, 6) for label, score in row.scores.items()}
-        self._file.write(json.dumps(asdict(row) | {"scores": scores}, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(row.to_dict() | {"scores": scores}, ensure_ascii=False) + "\n")
 
 
 class _ParquetWriter:
@@ -171,7 +171,7 @@ class _ParquetWriter:
         self._writer.close()
 
     def write(self, row: ScoredItem) -> None:
-        self._rows.append(asdict(row) | {"scores": row.scores or None})
+        self._rows.append(row.to_dict() | {"scores": row.scores or None})
         if len(self._rows) >= PARQUET_GROUP_ROWS:
             self._flush()
 

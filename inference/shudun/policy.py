@@ -90,13 +90,15 @@ class Decider:
 
     def decide(self, probabilities: NDArray[np.float32], selected: NDArray[np.bool_]) -> Decision:
         """Decide one item from its probabilities and selected labels, both of shape `(num_labels,)`."""
+        if not selected.any():
+            return Decision(action="pass", primary_label=None, labels=())
         columns = np.flatnonzero(selected)
         severity = self._taxonomy.tier_rank[columns]
         ranked = [int(columns[i]) for i in np.lexsort((-probabilities[columns], -severity))]
         labels = tuple(self._taxonomy.label_ids[i] for i in ranked)
         actions = [self._action(i, float(probabilities[i])) for i in ranked]
-        action: Action = max(actions, key=ACTIONS.index, default="pass")
-        return Decision(action=action, primary_label=labels[0] if labels else None, labels=labels)
+        action: Action = max(actions, key=ACTIONS.index)
+        return Decision(action=action, primary_label=labels[0], labels=labels)
 
     def _action(self, column: int, probability: float) -> Action:
         rule = self._rules[column]

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,14 @@ class ScoredItem:
     suggestion: Action
     truncated: bool
     error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain JSON values, in the order of the output format."""
+        # Not dataclasses.asdict, which copies every value deeply: this runs once a row.
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "labels": list(self.labels),
+            "scores": dict(self.scores),
+        }
 
 
 @dataclass(frozen=True, slots=True)
