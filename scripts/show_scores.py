@@ -6,8 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from shudun import terminal
 
 TEXT_CHARS = 36
 
@@ -26,7 +27,7 @@ def main(items_path: Path, scored_path: Path) -> None:
             "\n".join(row["labels"]) or "-",
             f"{label} {score:.2f}",
         )
-    Console().print(table)
+    terminal.console().print(table)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 refused or failed with a reason on stderr, 2 wrong usage.
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,7 @@ from shudun.version import __version__
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from shudun.benchmark import BenchmarkResult
     from shudun.bundle import Bundle
     from shudun.jobs import JobCounts
 
@@ -102,6 +105,48 @@ def info(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle f
     from shudun.bundle import read_bundle
 
     _print_bundle(read_bundle(bundle))
+
+
+@app.command()
+def bench(
+    bundle: BundleOption,
+    texts: Annotated[
+        Path | None, typer.Option(help="Items to score, as for `score`; without it, generated comments.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Most items.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over all items; the median counts.")] = 3,
+    device: DeviceOption = DeviceChoice.auto,
+    threads: Annotated[int | None, typer.Option(min=1, help="Batches computed at once.")] = None,
+    peak_gops: Annotated[
+        float | None, typer.Option(min=0.001, help="Peak of one core in 1e9 operations/s, for the share of the limit.")
+    ] = None,
+    column: ColumnOption = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """Measure how fast a bundle scores on this machine."""
+    from shudun.benchmark import benchmark, generated_items
+    from shudun.rows import RowReader, parse_item
+    from shudun.scorer import Scorer
+
+    scorer = Scorer.from_bundle(bundle, device.value, threads)
+    if texts is None:
+        items = generated_items(count)
+    else:
+        items = list(islice(RowReader(texts, parse_item, columns=_columns(column)), count))
+    if not items:
+        raise ShudunError(f"{texts}: no rows to measure with")
+    with _progress() as progress:
+        task = progress.add_task(f"measuring on {scorer.device}", total=None, rows=0)
+        result = benchmark(
+            scorer,
+            items,
+            rounds=rounds,
+            peak_gops=peak_gops,
+            progress=lambda done: progress.update(task, rows=done * len(items)),
+        )
+    _print_benchmark(result)
+    if json_path is not None:
+        json_path.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 @app.command()
@@ -232,6 +277,19 @@ def _print_counts(counts: JobCounts, target: Path, rejected: Path, threads: int)
     console.print(f"{counts.texts_per_second:,.0f} texts/s over {counts.seconds:.1f} s on {threads} threads")
     if counts.rejected:
         console.print(f"rejected rows with their reasons: {rejected}", soft_wrap=True)
+
+
+def _print_benchmark(result: BenchmarkResult) -> None:
+    table = Table("figure", "value", title=f"{result.texts:,} texts, {result.mean_tokens:.1f} tokens on average")
+    table.add_row("device, precision, threads", f"{result.device}, {result.precision}, {result.threads}")
+    table.add_row("texts/s", f"{result.texts_per_second:,.0f}")
+    table.add_row("tokens/s", f"{result.tokens_per_second:,.0f}")
+    if result.share_of_limit is not None:
+        table.add_row("share of the limit", f"{result.share_of_limit:.0%}")
+    for name, value in result.latency_ms.items():
+        table.add_row(f"latency of one text, {name}", f"{value:.2f} ms")
+    table.add_row("peak memory", f"{result.peak_memory_mb:,.0f} MB")
+    terminal.console().print(table)
 
 
 def _print_bundle(bundle: Bundle) -> None:

@@ -168,6 +168,10 @@ class Scorer:
         """Embeddings `(n, hidden)`: the encoder's last hidden state at `[CLS]`, not normalised."""
         return self.run(_typed(items)).embeddings
 
+    def count_tokens(self, items: Sequence[Item | str]) -> NDArray[np.int64]:
+        """Tokens of each item as the model sees it, special tokens included, shape `(n,)`."""
+        return self._bundle.tokenizer.encode(_typed(items)).lengths
+
     def run(self, items: Sequence[Item]) -> ModelOutput:
         """Tokenise, batch and run the model; rows come back in input order."""
         return self._start(items)()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import transformers
 from numpy.typing import NDArray
 
 from shudun import terminal
@@ -53,6 +54,8 @@ CONFIG, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "checkpoint", "bundle", "rep
 
 def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = False) -> None:
     """Fine-tune, calibrate, export and evaluate as one configuration says."""
+    # Its bars for loading and saving weights come once an epoch and say nothing here.
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = load_run_config(config_path, output_dir=output_dir)
     taxonomy, folder = load_taxonomy(config.taxonomy), config.output_dir
     load_policy(config.policy)
@@ -135,6 +138,11 @@ def export(run_dir: Path, *, output: Path | None = None, precision: Precision = 
             "thresholds": config.thresholds.model_dump(mode="json"),
             "environment": environment(),
             "graph": exported.kind,
+            "shape": {
+                "layers": model.config.num_hidden_layers,
+                "hidden": model.config.hidden_size,
+                "intermediate": model.config.intermediate_size,
+            },
             "gate": gate,
         },
         graph=exported.graph,
