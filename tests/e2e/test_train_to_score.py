@@ -190,7 +190,7 @@ def test_a_person_sees_epochs_gate_and_report(trained: tuple[Path, Result]) -> N
     _, result = trained
     assert "epoch 1/2 step 4 " in result.text
     assert "epoch 2/2 step 8 " in result.text
-    assert "parity over 16 validation texts" in result.text
+    assert "parity: texts 16 " in result.text
     assert "baseline: macro-F1" in result.text
     assert "report.json" in result.text
     assert "Warning" not in result.err

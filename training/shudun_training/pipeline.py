@@ -15,18 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import transformers
-from numpy.typing import NDArray
 
 from shudun import terminal
-from shudun.bundle import write_bundle
-from shudun.calibration import Calibration, OperatingPoint
 from shudun.errors import BundleError, ShudunError
 from shudun.rows import OnBadRow
 from shudun.scorer import Scorer
 from shudun.session import Device
-from shudun.version import __version__
+from shudun_training.bundling import fit_fp32, fit_quantised, write
 from shudun_training.checkpoint import item_tokenizer, load_checkpoint
 from shudun_training.config import (
     RunConfig,
@@ -39,15 +35,13 @@ from shudun_training.config import (
 )
 from shudun_training.evaluation import evaluate_bundle
 from shudun_training.examples import Example, label_matrix
-from shudun_training.export_graph import Precision, check_quantisation, export_graph
+from shudun_training.export_graph import Precision
 from shudun_training.finetune import fit
-from shudun_training.metrics import compute_metrics
-from shudun_training.onnx_export import check_parity, check_tokenizer, graph_outputs
+from shudun_training.onnx_export import check_tokenizer
 from shudun_training.provenance import environment, now
 from shudun_training.reporting import print_report, write_report
 from shudun_training.run_folder import RECORD, resume_run, start_run
 from shudun_training.sources import SourceRecord, load_examples
-from shudun_training.thresholds import fit_calibration, fit_operating_points
 
 CONFIG, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "checkpoint", "bundle", "report"
 
@@ -93,80 +87,30 @@ def export(run_dir: Path, *, output: Path | None = None, precision: Precision = 
     """Calibrate a run's checkpoint on its validation rows, pass the gates, write the bundle.
 
     Raises:
-        GateError: graph or tokenisation differ from the checkpoint; nothing is written.
+        GateError: graph, tokenisation or quantisation differ too much from the checkpoint; nothing is written.
     """
     config, record = _read_run(run_dir)
-    taxonomy = load_taxonomy(config.taxonomy)
     validation, _ = _reload(record["sources"]["validation"], config)
-    items = [example.item for example in validation]
+    labels = label_matrix(validation, load_taxonomy(config.taxonomy))
     model, tokenizer = load_checkpoint(run_dir / CHECKPOINT)
     encoder = item_tokenizer(tokenizer, max_length=config.model.max_length)
+    items = [example.item for example in validation]
     check_tokenizer(tokenizer, encoder, items)
-    exported = export_graph(model)
-    console = terminal.console()
-    if exported.kind == "generic":
-        console.print(f"generic export, slower than the fused graph: {exported.note}")
-    parity = check_parity(model, exported.graph, encoder, items)
-
-    labels = label_matrix(validation, taxonomy)
-    logits, _ = graph_outputs(exported.graph, encoder, items)
-    calibration, points = _fit_decisions(logits, labels, config.thresholds)
-    gate: dict[str, Any] = {"parity": parity.to_dict()}
+    fitted = fit_fp32(model, encoder, items, labels, config.thresholds)
     if precision != "fp32":
         train, _ = _reload(record["sources"]["train"], config)
-        texts = [example.item for example in train]
-        exported = export_graph(model, precision=precision, encoder=encoder, calibration_items=texts)
-        quantised, _ = graph_outputs(exported.graph, encoder, items)
-        loss = check_quantisation(logits, quantised, labels, calibration, points)
-        gate["quantisation"] = loss.to_dict()
-        # Thresholds belong to the graph they are used with.
-        logits = quantised
-        calibration, points = _fit_decisions(logits, labels, config.thresholds)
-    scores = calibration.apply(logits)
-    selected = scores >= np.array([point.threshold for point in points], dtype=np.float32)
+        fitted = fit_quantised(
+            fitted, model, encoder, items, labels, config.thresholds, precision, [example.item for example in train]
+        )
     default = BUNDLE if precision == "fp32" else f"{BUNDLE}-{precision}"
     target = run_dir / default if output is None else output
-    write_bundle(
-        target,
-        name=config.name,
-        created=now(),
-        shudun_version=__version__,
-        precision=precision,
-        provenance={
-            "encoder": config.model.model_dump(mode="json"),
-            "sources": record["sources"],
-            "thresholds": config.thresholds.model_dump(mode="json"),
-            "environment": environment(),
-            "graph": exported.kind,
-            "shape": {
-                "layers": model.config.num_hidden_layers,
-                "hidden": model.config.hidden_size,
-                "intermediate": model.config.intermediate_size,
-            },
-            "gate": gate,
-        },
-        graph=exported.graph,
-        tokenizer=encoder,
-        taxonomy=taxonomy,
-        calibration=calibration,
-        points=points,
-        policy=load_policy(config.policy),
-        metrics={"validation": compute_metrics(scores, selected, labels, taxonomy.label_ids)},
-    )
-    if "quantisation" in gate:
-        costs = "  ".join(f"{name} {value:.4g}" for name, value in gate["quantisation"].items())
-        console.print(f"{precision} against fp32: {costs}")
-    console.print(
-        f"parity over {parity.texts:,} validation texts: logits {parity.max_abs_logit:.1e}, "
-        f"embeddings {parity.max_abs_embedding:.1e}\nbundle: {target}",
-    )
-
-
-def _fit_decisions(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], thresholds: ThresholdConfig
-) -> tuple[Calibration, tuple[OperatingPoint, ...]]:
-    calibration = fit_calibration(logits, labels)
-    return calibration, fit_operating_points(calibration.apply(logits), labels, thresholds)
+    write(fitted, target, config, record, precision, labels, encoder, model)
+    console = terminal.console()
+    if fitted.exported.kind == "generic":
+        console.print(f"generic export, slower than the fused graph: {fitted.exported.note}")
+    for check, found in fitted.gate.items():
+        console.print(f"{check}: " + "  ".join(f"{name} {value:.4g}" for name, value in found.items()))
+    console.print(f"bundle: {target}")
 
 
 def evaluate(
