@@ -21,6 +21,7 @@ from shudun.rows import RowReader, parse_item
 from shudun_training import finetune
 from shudun_training.config import load_run_config
 from shudun_training.examples import label_matrix
+from shudun_training.export_graph import MAX_AP_LOSS, MAX_FLIP_RATE
 from shudun_training.sources import load_examples
 from shudun_training.thresholds import fit_calibration, fit_operating_points
 
@@ -250,6 +251,22 @@ def test_exporting_again_gives_the_same_bundle(run: Path, tmp_path: Path) -> Non
     for path in (run / "bundle").iterdir():
         if path.name != "manifest.json":
             assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_int8_is_written_through_its_gate_or_refused_and_leaves_the_first_bundle_alone(run: Path) -> None:
+    before = {path.name: sha256(path) for path in (run / "bundle").iterdir()}
+    result = shudun("export", "--run", run, "--precision", "int8")
+    if result.code == 0:
+        manifest = read_json(run / "bundle-int8" / "manifest.json")
+        loss = manifest["provenance"]["gate"]["quantisation"]
+        assert manifest["precision"] == "int8"
+        assert loss["flip_rate"] <= MAX_FLIP_RATE
+        assert loss["max_ap_loss"] <= MAX_AP_LOSS
+        shutil.rmtree(run / "bundle-int8")
+    else:
+        assert "quantisation gate" in result.text
+        assert not (run / "bundle-int8").exists()
+    assert {path.name: sha256(path) for path in (run / "bundle").iterdir()} == before
 
 
 def test_changed_validation_rows_are_not_exported(run: Path, altered: Callable[[str], Path], tmp_path: Path) -> None:

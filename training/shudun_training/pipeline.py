@@ -48,8 +48,7 @@ CONFIG, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "checkpoint", "bundle", "rep
 
 def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = False) -> None:
     """Fine-tune, calibrate, export and evaluate as one configuration says."""
-    # Its bars for loading and saving weights come once an epoch and say nothing here.
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _hide_weight_bars()
     config = load_run_config(config_path, output_dir=output_dir)
     taxonomy, folder = load_taxonomy(config.taxonomy), config.output_dir
     load_policy(config.policy)
@@ -89,6 +88,7 @@ def export(run_dir: Path, *, output: Path | None = None, precision: Precision = 
     Raises:
         GateError: graph, tokenisation or quantisation differ too much from the checkpoint; nothing is written.
     """
+    _hide_weight_bars()
     config, record = _read_run(run_dir)
     validation, _ = _reload(record["sources"]["validation"], config)
     labels = label_matrix(validation, load_taxonomy(config.taxonomy))
@@ -153,6 +153,11 @@ def _report(
     console = terminal.console()
     print_report(report, console)
     console.print(f"report: {folder / 'report.json'}")
+
+
+def _hide_weight_bars() -> None:
+    # transformers shows a bar whenever it reads or writes weights: once an epoch, and of no use here.
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _load_splits(config: RunConfig, folder: Path) -> tuple[dict[str, list[Example]], dict[str, list[SourceRecord]]]:
