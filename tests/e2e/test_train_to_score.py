@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from shudun import Scorer, cli
+from shudun import Comment, Note, Scorer, cli
 from shudun.rows import RowReader, parse_item
-from shudun_training import finetune
+from shudun_training import export_graph, finetune
 from shudun_training.config import load_run_config
 from shudun_training.examples import label_matrix
-from shudun_training.export_graph import MAX_AP_LOSS, MAX_FLIP_RATE
 from shudun_training.sources import load_examples
 from shudun_training.thresholds import fit_calibration, fit_operating_points
 
@@ -253,20 +253,31 @@ def test_exporting_again_gives_the_same_bundle(run: Path, tmp_path: Path) -> Non
             assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
-def test_int8_is_written_through_its_gate_or_refused_and_leaves_the_first_bundle_alone(run: Path) -> None:
+def test_an_int8_graph_that_loses_too_much_is_not_written(run: Path) -> None:
     before = {path.name: sha256(path) for path in (run / "bundle").iterdir()}
-    result = shudun("export", "--run", run, "--precision", "int8")
-    if result.code == 0:
-        manifest = read_json(run / "bundle-int8" / "manifest.json")
-        loss = manifest["provenance"]["gate"]["quantisation"]
-        assert manifest["precision"] == "int8"
-        assert loss["flip_rate"] <= MAX_FLIP_RATE
-        assert loss["max_ap_loss"] <= MAX_AP_LOSS
-        shutil.rmtree(run / "bundle-int8")
-    else:
-        assert "quantisation gate" in result.text
-        assert not (run / "bundle-int8").exists()
+    result = shudun("export", "--run", run, "--precision", "int8")  # hardly trained: decisions lie at the thresholds
+    assert result.code == 1
+    assert "quantisation gate" in result.text
+    assert not (run / "bundle-int8").exists()
     assert {path.name: sha256(path) for path in (run / "bundle").iterdir()} == before
+
+
+def test_an_int8_graph_that_passes_is_written_beside_the_first_with_what_it_costs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_graph, "MAX_FLIP_RATE", 1.0)
+    monkeypatch.setattr(export_graph, "MAX_AP_LOSS", 1.0)
+    copy = shutil.copytree(run, tmp_path / "run")
+    result = shudun("export", "--run", copy, "--precision", "int8")
+    assert result.code == 0, result.text
+    manifest = read_json(copy / "bundle-int8" / "manifest.json")
+    assert manifest["precision"] == "int8"
+    assert manifest["provenance"]["gate"]["quantisation"]["texts"] == SIZES["validation"]
+    labels = [read_json(copy / name / "calibration.json")["labels"] for name in ("bundle", "bundle-int8")]
+    assert labels[0] != labels[1]  # fitted again on the int8 graph's own scores
+    items = [Comment("加我微信 demo_0000"), Note("周末看银杏", "人不多，风很大")]
+    scores = [Scorer.from_bundle(copy / name, "cpu").predict_proba(items) for name in ("bundle", "bundle-int8")]
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.2
 
 
 def test_changed_validation_rows_are_not_exported(run: Path, altered: Callable[[str], Path], tmp_path: Path) -> None:
