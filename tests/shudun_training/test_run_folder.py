@@ -9,7 +9,7 @@ import pytest
 
 from shudun.errors import ShudunError
 from shudun_training.config import RunConfig
-from shudun_training.run_folder import RECORD, TRAINER, resume_run, start_run
+from shudun_training.run_folder import RECORD, TRAINER, resume_run, start_run, whole_checkpoints
 from shudun_training.sources import SourceRecord
 
 
@@ -55,9 +55,19 @@ def test_nothing_to_resume_is_an_error(config, sources, tmp_path):
         resume_run(tmp_path / "other", config, sources)
 
 
+def test_checkpoints_cut_off_inside_a_save_do_not_block_a_fresh_start(config, sources, tmp_path):
+    start_run(tmp_path, config, sources)
+    (tmp_path / TRAINER / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / TRAINER / "checkpoint-3" / "trainer_state.json").write_text('{"cut', encoding="utf-8")
+    assert whole_checkpoints(tmp_path / TRAINER) == []
+    start_run(tmp_path, config, sources)
+    assert not (tmp_path / TRAINER).exists()
+
+
 def test_unfinished_checkpoints_are_not_overwritten(config, sources, tmp_path):
     start_run(tmp_path, config, sources)
     (tmp_path / TRAINER / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / TRAINER / "checkpoint-3" / "trainer_state.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ShudunError, match="go on with --resume"):
         start_run(tmp_path, config, sources)
     assert (tmp_path / TRAINER / "checkpoint-3").is_dir()

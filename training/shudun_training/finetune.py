@@ -6,7 +6,6 @@ best weights ─ stock `transformers` folder. Knows nothing of thresholds, ONNX 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalPrediction
 
 from shudun.batching import Batching, Outputs, run_batches
@@ -41,6 +39,7 @@ from shudun_training.examples import UNKNOWN, Example, label_matrix
 from shudun_training.losses import MaskedBce, balanced_pos_weight
 from shudun_training.metrics import compute_metrics
 from shudun_training.progress import EpochLines, ProgressBar
+from shudun_training.run_folder import whole_checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,16 +224,7 @@ def _pos_weight(config: LossConfig, train: Sequence[Example], taxonomy: Taxonomy
 
 
 def _last_checkpoint(folder: Path) -> str:
-    # Trainer writes its state last: a checkpoint without a whole one was cut off inside a save.
-    whole = [path for path in folder.glob("checkpoint-*") if _holds_json(path / TRAINER_STATE_NAME)]
+    whole = whole_checkpoints(folder)
     if not whole:
         raise ShudunError(f"{folder}: no checkpoint to resume from; start without --resume")
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2])))
-
-
-def _holds_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
+    return str(whole[-1])

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer import TRAINER_STATE_NAME
+
 from shudun.errors import ShudunError
 from shudun_training.config import RunConfig
 from shudun_training.sources import SourceRecord
@@ -19,9 +21,9 @@ def start_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[So
     """Begin a run from the first step; a finished run of the same folder is replaced.
 
     Raises:
-        ShudunError: the folder holds checkpoints of a run that did not finish.
+        ShudunError: the folder holds a whole checkpoint of a run that did not finish.
     """
-    if any((folder / TRAINER).glob("checkpoint-*")) and not (folder / RECORD).exists():
+    if whole_checkpoints(folder / TRAINER) and not (folder / RECORD).exists():
         raise ShudunError(
             f"{folder}: holds checkpoints of a run that did not finish; go on with --resume, "
             f"or remove {folder / TRAINER} to start again"
@@ -49,6 +51,21 @@ def resume_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[S
             f"{folder}: cannot resume, changed since the run started: {', '.join(changed)}. "
             "Undo the change, or start again in another folder"
         )
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Trainer checkpoints in order of their steps, without those that were cut off inside a save."""
+    # Trainer writes its state last.
+    whole = [path for path in folder.glob("checkpoint-*") if _holds_json(path / TRAINER_STATE_NAME)]
+    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _holds_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _inputs(config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> dict[str, Any]:
