@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shudun.errors import MissingExtraError, ShudunError
+from shudun.policy import ACTIONS
 from shudun.rows import OnBadRow, RowReader, parse_item
 from shudun.scorer import ScoredItem, Scorer
 
@@ -69,7 +70,7 @@ def score_file(
     started = time.monotonic()
     reader = RowReader(source, parse_item, on_bad_row=on_bad_row, rejected_path=rejected_path(target), columns=columns)
     failed = truncated = done = 0
-    suggestions = dict.fromkeys(("pass", "review", "block"), 0)
+    suggestions: dict[str, int] = dict.fromkeys(ACTIONS, 0)
     with open_writer(target, scorer.taxonomy.label_ids) as writer:
         for row in scorer.score_iter(reader):
             writer.write(row)

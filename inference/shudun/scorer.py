@@ -156,13 +156,17 @@ class Scorer:
 
     def predict_proba(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Calibrated probabilities `(n, num_labels)`; 0.0 where a label does not apply, NaN where a row failed."""
-        typed = _typed(items)
-        return self._judge(typed, self._start(typed)())[0]
+        return self.judge(items)[0]
 
     def predict(self, items: Sequence[Item | str]) -> NDArray[np.bool_]:
         """Which labels hold, `(n, num_labels)`: the labels that `score` lists, as an array."""
+        return self.judge(items)[1]
+
+    def judge(self, items: Sequence[Item | str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """`predict_proba` and `predict` of the same items from one run of the model."""
         typed = _typed(items)
-        return self._judge(typed, self._start(typed)())[1]
+        output = self._start(typed)()
+        return self._judge(typed, output, _errors(typed, output.logits))
 
     def embed(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Embeddings `(n, hidden)`: the encoder's last hidden state at `[CLS]`, not normalised."""
@@ -189,16 +193,17 @@ class Scorer:
         return finish
 
     def _rows(self, items: Sequence[Item], output: ModelOutput) -> list[ScoredItem]:
-        probabilities, selected = self._judge(items, output)
         errors = _errors(items, output.logits)
+        probabilities, selected = self._judge(items, output, errors)
         truncated = output.truncated.tolist()
         return [self._row(item, probabilities[i], selected[i], truncated[i], errors[i]) for i, item in enumerate(items)]
 
-    def _judge(self, items: Sequence[Item], output: ModelOutput) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _judge(
+        self, items: Sequence[Item], output: ModelOutput, errors: Sequence[str | None]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         applicable = self.taxonomy.applicable([item.kind for item in items])
         probabilities = np.where(applicable, self._bundle.calibration.apply(output.logits), np.float32(0.0))
-        failed = np.array([error is not None for error in _errors(items, output.logits)], dtype=np.bool_)
-        probabilities[failed] = np.nan
+        probabilities[[error is not None for error in errors]] = np.nan
         return probabilities, self._decider.select(probabilities, applicable)
 
     def _row(

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shudun import Comment, Note, Scorer, Taxonomy
+from shudun.errors import ShudunError
 from shudun_training import evaluation
 from shudun_training.config import ThresholdConfig
 from shudun_training.evaluation import Predictions, baseline_predictions, evaluate_bundle, paired_bootstrap
@@ -193,3 +194,15 @@ def test_the_baseline_follows_the_rules_of_the_model(examples: list[Example], ta
     # It fits what it was trained on: "diversion" is written out in the text.
     truth = label_matrix(examples, taxonomy)[:, 0]
     assert (found.selected[truth != UNKNOWN, 0] == (truth[truth != UNKNOWN] == POSITIVE)).all()
+
+
+def test_a_bundle_that_gives_a_row_no_finite_score_is_not_measured(
+    tiny_bundle: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer.from_bundle(tiny_bundle, "cpu", 1)
+    rows = [Example(Comment(text, id=f"r{i}"), frozenset(), frozenset()) for i, text in enumerate(texts)]
+    judged = scorer.judge([row.item for row in rows])
+    judged[0][2] = np.nan
+    monkeypatch.setattr(scorer, "judge", lambda items: judged)
+    with pytest.raises(ShudunError, match=r"1 rows have no finite score, e\.g\. r2"):
+        evaluate_bundle(scorer, rows, train=rows, validation=rows, thresholds=ThresholdConfig())

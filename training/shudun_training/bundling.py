@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from shudun.bundle import write_bundle
 from shudun.calibration import Calibration, OperatingPoint
 from shudun.items import Item
+from shudun.policy import Decider
 from shudun.tokenization import ItemTokenizer
 from shudun.version import __version__
 from shudun_training.config import RunConfig, ThresholdConfig, load_policy, load_taxonomy
@@ -25,94 +26,96 @@ from shudun_training.thresholds import fit_calibration, fit_operating_points
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """What is bundled, and the validation rows that everything is fitted and measured on.
+
+    `labels`: `(n, num_labels)`, as in `examples`, of the `n` validation `items`.
+    """
+
+    model: PreTrainedModel
+    encoder: ItemTokenizer
+    items: Sequence[Item]
+    labels: NDArray[np.int64]
+    thresholds: ThresholdConfig
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """A graph with its validation logits `(n, num_labels)`, what was fitted on them, and what the gates found."""
 
     exported: ExportedGraph
+    precision: Precision
     logits: NDArray[np.float32]
     calibration: Calibration
     points: tuple[OperatingPoint, ...]
     gate: Mapping[str, Any]
 
 
-def fit_fp32(
-    model: PreTrainedModel,
-    encoder: ItemTokenizer,
-    items: Sequence[Item],
-    labels: NDArray[np.int64],
-    thresholds: ThresholdConfig,
-) -> Fitted:
-    """Export in fp32, pass the parity gate, fit calibration and thresholds on `labels` `(n, num_labels)`."""
-    exported = export_graph(model)
-    parity = check_parity(model, exported.graph, encoder, items)
-    logits, _ = graph_outputs(exported.graph, encoder, items)
-    return Fitted(exported, logits, *_fit_decisions(logits, labels, thresholds), {"parity": parity.to_dict()})
+def fit_fp32(subject: Subject) -> Fitted:
+    """Export in fp32, pass the parity gate, fit calibration and thresholds."""
+    exported = export_graph(subject.model)
+    parity = check_parity(subject.model, exported.graph, subject.encoder, subject.items)
+    return _fit(subject, exported, "fp32", _logits(subject, exported), {"parity": parity.to_dict()})
 
 
-def fit_quantised(
-    fp32: Fitted,
-    model: PreTrainedModel,
-    encoder: ItemTokenizer,
-    items: Sequence[Item],
-    labels: NDArray[np.int64],
-    thresholds: ThresholdConfig,
-    precision: Precision,
-    calibration_items: Sequence[Item],
-) -> Fitted:
+def fit_quantised(subject: Subject, fp32: Fitted, *, precision: Precision, calibration_items: Sequence[Item]) -> Fitted:
     """Export in another precision, pass the quantisation gate against `fp32`, fit anew on the same rows."""
-    exported = export_graph(model, precision=precision, encoder=encoder, calibration_items=calibration_items)
-    logits, _ = graph_outputs(exported.graph, encoder, items)
-    loss = check_quantisation(fp32.logits, logits, labels, fp32.calibration, fp32.points)
-    # Thresholds belong to the graph they are used with: they are fitted again.
-    gate = {**fp32.gate, "quantisation": loss.to_dict()}
-    return Fitted(exported, logits, *_fit_decisions(logits, labels, thresholds), gate)
+    exported = export_graph(
+        subject.model, precision=precision, encoder=subject.encoder, calibration_items=calibration_items
+    )
+    logits = _logits(subject, exported)
+    loss = check_quantisation(fp32.logits, logits, subject.labels, fp32.calibration, fp32.points)
+    return _fit(subject, exported, precision, logits, {**fp32.gate, "quantisation": loss.to_dict()})
 
 
-def _fit_decisions(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], thresholds: ThresholdConfig
-) -> tuple[Calibration, tuple[OperatingPoint, ...]]:
-    calibration = fit_calibration(logits, labels)
-    return calibration, fit_operating_points(calibration.apply(logits), labels, thresholds)
-
-
-def write(
-    fitted: Fitted,
-    target: Path,
-    config: RunConfig,
-    record: Mapping[str, Any],
-    precision: Precision,
-    labels: NDArray[np.int64],
-    encoder: ItemTokenizer,
-    model: PreTrainedModel,
-) -> None:
-    """Write the bundle with its provenance and its metrics on the validation rows."""
-    taxonomy = load_taxonomy(config.taxonomy)
+def write(subject: Subject, fitted: Fitted, target: Path, *, config: RunConfig, sources: Mapping[str, Any]) -> None:
+    """Write the bundle with its provenance and its metrics on the validation rows, as it decides them."""
+    taxonomy, policy = load_taxonomy(config.taxonomy), load_policy(config.policy)
     scores = fitted.calibration.apply(fitted.logits)
-    selected = scores >= np.array([point.threshold for point in fitted.points], dtype=np.float32)
+    applicable = taxonomy.applicable([item.kind for item in subject.items])
+    selected = Decider(policy, taxonomy, fitted.points).select(scores, applicable)
+    shape = subject.model.config
     write_bundle(
         target,
         name=config.name,
         created=now(),
         shudun_version=__version__,
-        precision=precision,
+        precision=fitted.precision,
         provenance={
             "encoder": config.model.model_dump(mode="json"),
-            "sources": record["sources"],
+            "sources": sources,
             "thresholds": config.thresholds.model_dump(mode="json"),
             "environment": environment(),
             "graph": fitted.exported.kind,
             "shape": {
-                "layers": model.config.num_hidden_layers,
-                "hidden": model.config.hidden_size,
-                "intermediate": model.config.intermediate_size,
+                "layers": shape.num_hidden_layers,
+                "hidden": shape.hidden_size,
+                "intermediate": shape.intermediate_size,
             },
             "gate": fitted.gate,
         },
         graph=fitted.exported.graph,
-        tokenizer=encoder,
+        tokenizer=subject.encoder,
         taxonomy=taxonomy,
         calibration=fitted.calibration,
         points=fitted.points,
-        policy=load_policy(config.policy),
-        metrics={"validation": compute_metrics(scores, selected, labels, taxonomy.label_ids)},
+        policy=policy,
+        metrics={"validation": compute_metrics(scores, selected, subject.labels, taxonomy.label_ids)},
     )
+
+
+def _logits(subject: Subject, exported: ExportedGraph) -> NDArray[np.float32]:
+    return graph_outputs(exported.graph, subject.encoder, subject.items)[0]
+
+
+def _fit(
+    subject: Subject,
+    exported: ExportedGraph,
+    precision: Precision,
+    logits: NDArray[np.float32],
+    gate: Mapping[str, Any],
+) -> Fitted:
+    # Thresholds belong to the graph they are used with: each graph gets its own.
+    calibration = fit_calibration(logits, subject.labels)
+    points = fit_operating_points(calibration.apply(logits), subject.labels, subject.thresholds)
+    return Fitted(exported, precision, logits, calibration, points, gate)

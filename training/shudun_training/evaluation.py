@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shudun.calibration import OperatingPoint
+from shudun.errors import ShudunError
 from shudun.items import Item
 from shudun.policy import select_labels
 from shudun.scorer import Scorer
@@ -51,11 +52,18 @@ def evaluate_bundle(
     Returns:
         `model` and `baseline` (macro_f1, micro_f1, macro_ap, per_label), `difference` (model minus baseline,
         with paired-bootstrap intervals) and `counts`, as plain JSON values.
+
+    Raises:
+        ShudunError: the bundle gives a row no finite score.
     """
     taxonomy = scorer.taxonomy
     items = [example.item for example in examples]
     references = label_matrix(examples, taxonomy)
-    model = Predictions(scorer.predict_proba(items), scorer.predict(items), scorer.points)
+    scores, selected = scorer.judge(items)
+    if not np.isfinite(scores).all():
+        failed = [str(item.id) for item, row in zip(items, scores, strict=True) if not np.isfinite(row).all()]
+        raise ShudunError(f"{len(failed)} rows have no finite score, e.g. {failed[0]}; this bundle cannot be measured")
+    model = Predictions(scores, selected, scorer.points)
     baseline = baseline_predictions(items, train, validation, taxonomy, thresholds)
     return {
         "model": _block(model, references, taxonomy),

@@ -189,13 +189,11 @@ def _splits(
 
 
 def _arguments(config: TrainingConfig, folder: Path, rows: int) -> TrainingArguments:
-    steps_per_epoch = max(rows // (config.per_device_train_batch_size * config.gradient_accumulation_steps), 1)
     bf16 = config.bf16 if isinstance(config.bf16, bool) else _cuda_bf16()
     passed = config.model_dump(exclude={"early_stopping_patience", "warmup_ratio", "bf16"})
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         bf16=bf16,
-        warmup_steps=int(config.warmup_ratio * steps_per_epoch * config.num_train_epochs),
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
@@ -207,6 +205,10 @@ def _arguments(config: TrainingConfig, folder: Path, rows: int) -> TrainingArgum
         data_seed=config.seed,
         **passed,
     )
+    rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    steps_per_epoch = max(rows // rows_per_step, 1)
+    arguments.warmup_steps = int(config.warmup_ratio * steps_per_epoch * config.num_train_epochs)
+    return arguments
 
 
 def _cuda_bf16() -> bool:

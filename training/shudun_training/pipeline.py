@@ -1,6 +1,7 @@
 """The composition root of training: from a configuration to a run folder, a bundle and a report.
 
 RUN/config.yaml       the configuration as it ran, paths absolute
+RUN/inputs.json       what a resumed run is held against: configuration and checksums of the rows
 RUN/trainer/          resumable Trainer checkpoints and TensorBoard logs
 RUN/checkpoint/       the best weights, a stock `transformers` folder
 RUN/run.json          versions, sources with checksums, steps, log
@@ -22,7 +23,7 @@ from shudun.errors import BundleError, ShudunError
 from shudun.rows import OnBadRow
 from shudun.scorer import Scorer
 from shudun.session import Device
-from shudun_training.bundling import fit_fp32, fit_quantised, write
+from shudun_training.bundling import Subject, fit_fp32, fit_quantised, write
 from shudun_training.checkpoint import item_tokenizer, load_checkpoint
 from shudun_training.config import (
     RunConfig,
@@ -96,15 +97,15 @@ def export(run_dir: Path, *, output: Path | None = None, precision: Precision = 
     encoder = item_tokenizer(tokenizer, max_length=config.model.max_length)
     items = [example.item for example in validation]
     check_tokenizer(tokenizer, encoder, items)
-    fitted = fit_fp32(model, encoder, items, labels, config.thresholds)
+    subject = Subject(model, encoder, items, labels, config.thresholds)
+    fitted = fit_fp32(subject)
     if precision != "fp32":
         train, _ = _reload(record["sources"]["train"], config)
-        fitted = fit_quantised(
-            fitted, model, encoder, items, labels, config.thresholds, precision, [example.item for example in train]
-        )
+        texts = [example.item for example in train]
+        fitted = fit_quantised(subject, fitted, precision=precision, calibration_items=texts)
     default = BUNDLE if precision == "fp32" else f"{BUNDLE}-{precision}"
     target = run_dir / default if output is None else output
-    write(fitted, target, config, record, precision, labels, encoder, model)
+    write(subject, fitted, target, config=config, sources=record["sources"])
     console = terminal.console()
     if fitted.exported.kind == "generic":
         console.print(f"generic export, slower than the fused graph: {fitted.exported.note}")
