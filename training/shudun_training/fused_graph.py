@@ -255,18 +255,14 @@ def _activation(builder: GraphBuilder, x: str, kind: str) -> str:
 
 
 def _head(builder: GraphBuilder, weights: _Weights) -> None:
-    # The products of the head run over two copies of the rows: with a single row onnxruntime would take another
-    # kernel, whose sums differ in the last bits, and a text's score would depend on whether it came alone.
-    builder.add("Concat", ["embedding", "embedding"], output="head.rows", axis=0)
-
-    def dense(source: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+    def dense(source: str, name: str, output: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
         constants = [builder.constant(f"{name}.weight", weight), builder.constant(f"{name}.bias", bias)]
-        return builder.add("Gemm", [source, *constants], output=f"{name}.out", transB=1)
+        return builder.add("Gemm", [source, *constants], output=output, transB=1)
 
-    pooled = dense("head.rows", "pooler", weights.encoder("pooler.dense.weight"), weights.encoder("pooler.dense.bias"))
+    pooler = [weights.encoder(f"pooler.dense.{part}") for part in ("weight", "bias")]
+    pooled = dense("embedding", "pooler", "pooler.out", *pooler)
     active = builder.add("Tanh", [pooled], output="pooler.tanh")
-    copies = dense(active, "classifier", weights.head("classifier.weight"), weights.head("classifier.bias"))
-    builder.add_many("Split", [copies], outputs=["logits", "head.copy"], axis=0, num_outputs=2)
+    dense(active, "classifier", "logits", *(weights.head(f"classifier.{part}") for part in ("weight", "bias")))
 
 
 def _norm_constants(builder: GraphBuilder, weights: _Weights, module: str) -> list[str]:
