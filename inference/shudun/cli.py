@@ -1,5 +1,6 @@
-"""The `shudun` command. Scoring verbs live here; training verbs load `shudun_training` when they are called.
+"""The `shudun` command. Scoring verbs live here, data verbs in `data_cli`.
 
+Training verbs load `shudun_training` when they are called.
 Exit codes: 0 done, 1 refused or failed with a reason on stderr, 2 wrong usage.
 """
 
@@ -17,12 +18,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from shudun import terminal
-from shudun.errors import MissingExtraError, ShudunError
+from shudun.cli_options import BadRowChoice, BadRowOption, ColumnOption, parse_columns, training_module
+from shudun.data_cli import data_app
+from shudun.errors import ShudunError
 from shudun.version import __version__
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from shudun.benchmark import BenchmarkResult
     from shudun.bundle import Bundle
     from shudun.jobs import JobCounts
@@ -33,15 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Import and check labelled data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-
-class BadRowChoice(StrEnum):
-    """What to do with a row that cannot be used."""
-
-    fail = "fail"
-    skip = "skip"
 
 
 class PrecisionChoice(StrEnum):
@@ -61,12 +54,6 @@ class DeviceChoice(StrEnum):
 
 
 BundleOption = Annotated[Path, typer.Option(help="Bundle folder.")]
-BadRowOption = Annotated[
-    BadRowChoice, typer.Option(help="fail: stop at the first bad row; skip: move bad rows to a side file.")
-]
-ColumnOption = Annotated[
-    list[str] | None, typer.Option("--column", help="FIELD=COLUMN where names differ, e.g. text=review. Repeatable.")
-]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda fails rather than fall back.")]
 
 
@@ -93,7 +80,7 @@ def score(
             target,
             scorer,
             on_bad_row=on_bad_row.value,
-            columns=_columns(column),
+            columns=parse_columns(column),
             progress=lambda rows: progress.update(task, rows=rows),
         )
     _print_counts(counts, target, rejected_path(target), scorer.threads)
@@ -132,7 +119,7 @@ def bench(
     if texts is None:
         items = generated_items(count)
     else:
-        items = list(islice(RowReader(texts, parse_item, columns=_columns(column)), count))
+        items = list(islice(RowReader(texts, parse_item, columns=parse_columns(column)), count))
     if not items:
         raise ShudunError(f"{texts}: no rows to measure with")
     with _progress() as progress:
@@ -156,7 +143,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
 ) -> None:
     """Fine-tune, calibrate, export and evaluate: one configuration, one run folder, one bundle."""
-    _training("pipeline").run(config, output_dir=output_dir, resume=resume)
+    training_module("pipeline").run(config, output_dir=output_dir, resume=resume)
 
 
 @app.command()
@@ -171,7 +158,7 @@ def export(
     ] = PrecisionChoice.fp32,
 ) -> None:
     """Calibrate a run's checkpoint, pass the gates and write the bundle."""
-    _training("pipeline").export(run, output=output, precision=precision.value)
+    training_module("pipeline").export(run, output=output, precision=precision.value)
 
 
 @app.command()
@@ -189,7 +176,7 @@ def evaluate(
     device: DeviceOption = DeviceChoice.auto,
 ) -> None:
     """Measure a bundle on labelled rows, beside the linear baseline."""
-    _training("pipeline").evaluate(
+    training_module("pipeline").evaluate(
         bundle,
         data,
         report,
@@ -198,30 +185,6 @@ def evaluate(
         on_bad_row=on_bad_row.value,
         device=device.value,
     )
-
-
-@data_app.command("validate")
-def data_validate(
-    files: Annotated[list[Path], typer.Argument(help="Files of labelled rows.")],
-    taxonomy: Annotated[Path, typer.Option(help="Taxonomy (YAML); see configs/taxonomy/.")],
-    on_bad_row: BadRowOption = BadRowChoice.skip,
-    rejected: Annotated[
-        Path | None, typer.Option(help="Side file for bad rows; FILE.rejected.jsonl by default.")
-    ] = None,
-) -> None:
-    """Check every row of labelled files; bad rows are listed with their place, and the exit code is 1."""
-    _training("validation").validate_files(files, taxonomy, on_bad_row=on_bad_row.value, rejected=rejected)
-
-
-@data_app.command("import")
-def data_import(
-    dataset: Annotated[str, typer.Argument(help="cold or toxicn.")],
-    folder: Annotated[Path, typer.Argument(help="Folder that holds the data set's original files.")],
-    output: Annotated[Path, typer.Argument(help="Folder for train, validation and test .jsonl.")],
-    seed: Annotated[int, typer.Option(help="Seed of the split, where the data set has none of its own.")] = 20261120,
-) -> None:
-    """Turn a public data set into the item format, split without leakage."""
-    _training("importers").import_dataset(dataset, folder, output, seed=seed)
 
 
 @app.callback(invoke_without_command=True)
@@ -239,22 +202,6 @@ def main() -> None:
     except (ShudunError, OSError) as error:  # OSError: disk full, no permission, a folder where a file should be
         terminal.console(stderr=True).print(f"error: {error}", style="bold red", soft_wrap=True)
         sys.exit(1)
-
-
-def _training(module: str) -> ModuleType:
-    from importlib import import_module
-
-    try:
-        return import_module(f"shudun_training.{module}")
-    except ImportError as error:
-        raise MissingExtraError("this command", "train", error) from error
-
-
-def _columns(pairs: list[str] | None) -> dict[str, str]:
-    mapping = dict(pair.partition("=")[::2] for pair in pairs or [])
-    if not all(field and column for field, column in mapping.items()):
-        raise typer.BadParameter("--column takes FIELD=COLUMN, e.g. text=review")
-    return mapping
 
 
 def _progress() -> Progress:

@@ -1,0 +1,36 @@
+"""The `shudun data` verbs: bring labelled data in and out, check it, prepare it for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shudun.cli_options import BadRowChoice, BadRowOption, TaxonomyOption, training_module
+
+data_app = typer.Typer(help="Import and check labelled data.", no_args_is_help=True)
+
+
+@data_app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Files of labelled rows.")],
+    taxonomy: TaxonomyOption,
+    on_bad_row: BadRowOption = BadRowChoice.skip,
+    rejected: Annotated[
+        Path | None, typer.Option(help="Side file for bad rows; FILE.rejected.jsonl by default.")
+    ] = None,
+) -> None:
+    """Check every row of labelled files; bad rows are listed with their place, and the exit code is 1."""
+    training_module("validation").validate_files(files, taxonomy, on_bad_row=on_bad_row.value, rejected=rejected)
+
+
+@data_app.command("import")
+def import_(
+    dataset: Annotated[str, typer.Argument(help="cold or toxicn.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that holds the data set's original files.")],
+    output: Annotated[Path, typer.Argument(help="Folder for train, validation and test .jsonl.")],
+    seed: Annotated[int, typer.Option(help="Seed of the split, where the data set has none of its own.")] = 20261120,
+) -> None:
+    """Turn a public data set into the item format, split without leakage."""
+    training_module("importers").import_dataset(dataset, folder, output, seed=seed)
