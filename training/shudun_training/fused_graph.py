@@ -174,30 +174,32 @@ class _Weights:
 
 def _embeddings(builder: GraphBuilder, weights: _Weights) -> str:
     """Embeddings `(tokens, hidden)`; also adds the attention masks, True where a key is real."""
-    ids, types = (builder.add("Cast", [name], output=f"{name}.int32", to=TensorProto.INT32) for name in INPUTS[::2])
-    tables = [
-        builder.constant(f"embeddings.{table}", weights.encoder(f"embeddings.{table}_embeddings.weight"))
-        for table in ("word", "position", "token_type")
-    ]
-    builder.add_many(
-        "EmbedLayerNormalization",
-        [ids, types, *tables, *_norm_constants(builder, weights, "embeddings.LayerNorm")],
-        outputs=["embeddings.out", "embeddings.unused"],
-        domain=FUSED_DOMAIN,
-        epsilon=weights.config.layer_norm_eps,
-    )
-    real = builder.add("Cast", ["attention_mask"], output="mask.real", to=TensorProto.BOOL)
-    keys = builder.add("Unsqueeze", [real, builder.int64(1, 2)], output="mask.cls")
     length = builder.add("Shape", ["attention_mask"], output="length", start=1, end=2)
+    word = builder.constant("embeddings.word", weights.encoder("embeddings.word_embeddings.weight"))
+    # Position and segment share one table: two gathers and one sum, faster than EmbedLayerNormalization.
+    positions = weights.encoder("embeddings.position_embeddings.weight")
+    types = weights.encoder("embeddings.token_type_embeddings.weight")
+    places = builder.constant("embeddings.places", (types[:, None] + positions[None]).reshape(-1, weights.hidden))
+    every = builder.constant("positions", np.arange(len(positions)))
+    used = builder.add("Slice", [every, builder.int64(0), length], output="positions.used")
+    offset = builder.add("Mul", ["token_type_ids", builder.int64(len(positions))], output="segment.offset")
+    place = builder.add("Add", [offset, used], output="place")
+    rows = [
+        builder.add("Gather", [table, index], output=f"{table}.rows")
+        for table, index in ((word, "input_ids"), (places, place))
+    ]
+    total = builder.add("Add", rows, output="embeddings.sum")
+    flat = builder.add("Reshape", [total, builder.int64(-1, weights.hidden)], output="embeddings.flat")
+    real = builder.add("Cast", ["attention_mask"], output="mask.real", to=TensorProto.BOOL)
+    builder.add("Unsqueeze", [real, builder.int64(1)], output="mask.cls")
+    keys = builder.add("Unsqueeze", [real, builder.int64(1, 2)], output="mask.keys")
     square = builder.add("Concat", [builder.int64(1), builder.int64(1), length, length], output="mask.shape", axis=0)
     builder.add("Expand", [keys, square], output="mask.all")
-    return builder.add("Reshape", ["embeddings.out", builder.int64(-1, weights.hidden)], output="tokens")
+    return _layer_norm(builder, weights, flat, "embeddings")
 
 
 def _layer(builder: GraphBuilder, weights: _Weights, linear: Linear, x: str, *, layer: int, cls_only: bool) -> str:
     path = f"encoder.layer.{layer}"
-    own = _cls_rows(builder, weights, x, path) if cls_only else x
-    context = _attention(builder, weights, linear, x, own, path=f"{path}.attention", cls_only=cls_only)
 
     def dense(source: str, module: str) -> str:
         return linear(builder, source, name=module, weight=weights.matrix(module), bias=weights.bias(module))
@@ -205,47 +207,82 @@ def _layer(builder: GraphBuilder, weights: _Weights, linear: Linear, x: str, *, 
     def add_and_norm(source: str, residual: str, module: str) -> str:
         # onnxruntime's SkipLayerNormalization is several times slower on a CPU than these two nodes.
         total = builder.add("Add", [dense(source, f"{module}.dense"), residual], output=f"{module}.sum")
-        norm = _norm_constants(builder, weights, f"{module}.LayerNorm")
-        epsilon = weights.config.layer_norm_eps
-        return builder.add("LayerNormalization", [total, *norm], output=f"{module}.out", axis=-1, epsilon=epsilon)
+        return _layer_norm(builder, weights, total, module)
 
-    attended = add_and_norm(context, own, f"{path}.attention.output")
+    own, attention = x, f"{path}.attention"
+    if cls_only:
+        rows = _rows(builder, weights, x)
+        own = builder.add("Gather", [rows, builder.constant("int64.first", np.array(0))], output=f"{path}.cls", axis=1)
+        query = dense(own, f"{attention}.self.query")
+        context = _cls_attention(builder, weights, query, rows, f"{attention}.self")
+    else:
+        # Three products, not one packed: the split of a packed result costs a copy of it.
+        names = [dense(x, f"{attention}.self.{part}") for part in ("query", "key", "value")]
+        context = _attention(builder, weights, names, f"{attention}.self")
+    attended = add_and_norm(context, own, f"{attention}.output")
     wide = dense(attended, f"{path}.intermediate.dense")
     return add_and_norm(_activation(builder, wide, weights.config.hidden_act), attended, f"{path}.output")
 
 
-def _cls_rows(builder: GraphBuilder, weights: _Weights, x: str, path: str) -> str:
-    """The `[CLS]` row of each text, `(batch, hidden)`."""
+def _attention(builder: GraphBuilder, weights: _Weights, names: Sequence[str], path: str) -> str:
+    """Context `(tokens, hidden)` of every token, from query, key and value of the same shape."""
+    rows = [_rows(builder, weights, name) for name in names]
+    heads = weights.config.num_attention_heads
+    inputs = [*rows, "mask.all"]
+    context = builder.add("Attention", inputs, output=f"{path}.context", q_num_heads=heads, kv_num_heads=heads)
+    return builder.add("Reshape", [context, builder.int64(-1, weights.hidden)], output=f"{path}.context.flat")
+
+
+def _cls_attention(builder: GraphBuilder, weights: _Weights, query: str, rows: str, path: str) -> str:
+    """Context `(batch, hidden)` of the `[CLS]` queries `(batch, hidden)` over `rows` `(batch, seq_len, hidden)`.
+
+    Keys and values are never formed: `q·(x·Wk + bk) = (q·Wkᵀ)·x + const`, where softmax drops the constant, and
+    `Σ a·(x·Wv + bv) = (Σ a·x)·Wv + bv`. So the work per token is a product with `heads` vectors, not two matrices.
+    """
+    hidden, heads = weights.hidden, int(weights.config.num_attention_heads)
+    width = hidden // heads
+    key = weights.matrix(f"{path}.key").reshape(hidden, heads, width).transpose(1, 2, 0)
+    value = weights.matrix(f"{path}.value").reshape(hidden, heads, width).transpose(1, 0, 2)
+
+    def product(a: str, b: str, name: str, *, scale: float, transposed: int = 0) -> str:
+        options = {"alpha": scale, "transB": transposed}
+        return builder.add("FusedMatMul", [a, b], output=f"{path}.{name}", domain=FUSED_DOMAIN, **options)
+
+    def swapped(x: str, name: str) -> str:
+        """Texts before heads as heads before texts, or back."""
+        return builder.add("Transpose", [x], output=f"{path}.{name}", perm=[1, 0, 2])
+
+    # Texts are the rows of the products with weights, and a factor is not 1: of a product's other axes, and of one
+    # row times a factor of 1, onnxruntime chooses blocks and kernels by size, and the last bits follow.
+    by_head = builder.add("Reshape", [query, builder.int64(-1, heads, width)], output=f"{path}.query.rows")
+    keys, values = builder.constant(f"{path}.keys", key), builder.constant(f"{path}.values", 2 * value)
+    wanted = product(swapped(by_head, "query.heads"), keys, "wanted.heads", scale=width**-0.5)
+    scores = product(swapped(wanted, "wanted"), rows, "scores", scale=1.0, transposed=1)
+    lowest = builder.constant("float.lowest", np.array(-np.inf, dtype=np.float32))
+    masked = builder.add("Where", ["mask.cls", scores, lowest], output=f"{path}.scores.masked")
+    shares = builder.add("Softmax", [masked], output=f"{path}.shares", axis=-1)
+    mixed = builder.add("MatMul", [shares, rows], output=f"{path}.mixed")
+    context = product(swapped(mixed, "mixed.heads"), values, "context.heads", scale=0.5)
+    back = swapped(context, "context.rows")
+    flat = builder.add("Reshape", [back, builder.int64(-1, hidden)], output=f"{path}.context.flat")
+    bias = builder.constant(f"{path}.value.bias", weights.bias(f"{path}.value"))
+    return builder.add("Add", [flat, bias], output=f"{path}.context.biased")
+
+
+def _rows(builder: GraphBuilder, weights: _Weights, x: str) -> str:
+    """`(tokens, hidden)` as `(batch, seq_len, hidden)`."""
     shape = builder.add("Shape", ["input_ids"], output="shape")
     target = builder.add("Concat", [shape, builder.int64(weights.hidden)], output="shape.hidden", axis=0)
-    rows = builder.add("Reshape", [x, target], output=f"{path}.rows")
-    return builder.add("Gather", [rows, builder.constant("int64.first", np.array(0))], output=f"{path}.cls", axis=1)
+    return builder.add("Reshape", [x, target], output=f"{x}.rows")
 
 
-def _attention(
-    builder: GraphBuilder, weights: _Weights, linear: Linear, x: str, own: str, *, path: str, cls_only: bool
-) -> str:
-    """Context of the `own` rows over all rows, `(tokens, hidden)` or `(batch, hidden)`."""
-    parts = [f"{path}.self.{part}" for part in ("query", "key", "value")]
-    matrices, biases = [weights.matrix(part) for part in parts], [weights.bias(part) for part in parts]
-    names = [f"{path}.{part}" for part in ("query", "key", "value")]
-
-    def product(source: str, name: str, chosen: slice) -> str:
-        weight, bias = np.concatenate(matrices[chosen], axis=1), np.concatenate(biases[chosen])
-        return linear(builder, source, name=f"{path}.{name}", weight=weight, bias=bias)
-
-    if cls_only:
-        names[0] = product(own, "q", slice(0, 1))
-        builder.add_many("Split", [product(x, "kv", slice(1, 3))], outputs=names[1:], axis=-1, num_outputs=2)
-    else:
-        builder.add_many("Split", [product(x, "qkv", slice(0, 3))], outputs=names, axis=-1, num_outputs=3)
-    batch = builder.add("Shape", ["input_ids"], output="batch", start=0, end=1)
-    target = builder.add("Concat", [batch, builder.int64(-1, weights.hidden)], output="shape.rows", axis=0)
-    rows = [builder.add("Reshape", [name, target], output=f"{name}.rows") for name in names]
-    heads = weights.config.num_attention_heads
-    mask = "mask.cls" if cls_only else "mask.all"
-    context = builder.add("Attention", [*rows, mask], output=f"{path}.context", q_num_heads=heads, kv_num_heads=heads)
-    return builder.add("Reshape", [context, builder.int64(-1, weights.hidden)], output=f"{path}.context.rows")
+def _layer_norm(builder: GraphBuilder, weights: _Weights, x: str, module: str) -> str:
+    norm = [
+        builder.constant(f"{module}.{part}", weights.encoder(f"{module}.LayerNorm.{part}"))
+        for part in ("weight", "bias")
+    ]
+    epsilon = weights.config.layer_norm_eps
+    return builder.add("LayerNormalization", [x, *norm], output=f"{module}.out", axis=-1, epsilon=epsilon)
 
 
 def _activation(builder: GraphBuilder, x: str, kind: str) -> str:
@@ -263,7 +300,3 @@ def _head(builder: GraphBuilder, weights: _Weights) -> None:
     pooled = dense("embedding", "pooler", "pooler.out", *pooler)
     active = builder.add("Tanh", [pooled], output="pooler.tanh")
     dense(active, "classifier", "logits", *(weights.head(f"classifier.{part}") for part in ("weight", "bias")))
-
-
-def _norm_constants(builder: GraphBuilder, weights: _Weights, module: str) -> list[str]:
-    return [builder.constant(f"{module}.{part}", weights.encoder(f"{module}.{part}")) for part in ("weight", "bias")]

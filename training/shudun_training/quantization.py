@@ -39,16 +39,11 @@ class StaticInt8Linear:
         self, builder: GraphBuilder, x: str, *, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> str:
         """Quantise the input with its fixed scale, multiply integers, return floats."""
-        scale = builder.constant(f"{name}.input_scale", np.array(self.scales[name], dtype=np.float32))
+        # The scale belongs to the value: products that share their input share its integers.
+        scale = builder.constant(f"{x}.scale", np.array(self.scales[name], dtype=np.float32))
         zero = builder.constant("uint8.128", np.array(ZERO_POINT, dtype=np.uint8))
-        quantised = builder.add("QuantizeLinear", [x, scale, zero], output=f"{name}.in")
-        integers, channel_scale, channel_zero, offset = _weight_constants(builder, name, weight, bias)
-        return builder.add(
-            "MatMulIntegerToFloat",
-            [quantised, integers, scale, channel_scale, zero, channel_zero, offset],
-            output=f"{name}.out",
-            domain=FUSED_DOMAIN,
-        )
+        quantised = builder.add("QuantizeLinear", [x, scale, zero], output=f"{x}.int8")
+        return _integer_product(builder, [quantised, scale, zero], name=name, weight=weight, bias=bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +53,10 @@ class DynamicInt8Linear:
     def __call__(
         self, builder: GraphBuilder, x: str, *, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> str:
-        """One DynamicQuantizeMatMul."""
-        constants = _weight_constants(builder, name, weight, bias)
-        return builder.add("DynamicQuantizeMatMul", [x, *constants], output=f"{name}.out", domain=FUSED_DOMAIN)
+        """Quantise the input with a scale found in this batch, multiply integers, return floats."""
+        quantised = [f"{x}.int8", f"{x}.scale", f"{x}.zero"]
+        builder.add_many("DynamicQuantizeLinear", [x], outputs=quantised)
+        return _integer_product(builder, quantised, name=name, weight=weight, bias=bias)
 
 
 def calibrate_scales(
@@ -96,14 +92,22 @@ def _value_ranges(
     return ranges
 
 
-def _weight_constants(
-    builder: GraphBuilder, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]
-) -> tuple[str, str, str, str]:
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
-    integers = np.clip(np.round(weight / scale), -127, 127).astype(np.int8)
-    return (
-        builder.constant(f"{name}.weight.int8", integers),
-        builder.constant(f"{name}.weight.scale", scale.astype(np.float32)),
+def _integer_product(
+    builder: GraphBuilder,
+    quantised: Sequence[str],
+    *,
+    name: str,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+) -> str:
+    """Product of a quantised value (integers, scale, zero point) with int8 weights, as floats with the bias added."""
+    integers, scale, zero = quantised
+    channel_scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
+    constants = (
+        builder.constant(f"{name}.weight.int8", np.clip(np.round(weight / channel_scale), -127, 127).astype(np.int8)),
+        builder.constant(f"{name}.weight.scale", channel_scale.astype(np.float32)),
         builder.constant(f"{name}.weight.zero", np.zeros(weight.shape[1], dtype=np.int8)),
         builder.constant(f"{name}.bias", bias),
     )
+    inputs = [integers, constants[0], scale, constants[1], zero, *constants[2:]]
+    return builder.add("MatMulIntegerToFloat", inputs, output=f"{name}.out", domain=FUSED_DOMAIN)
