@@ -316,7 +316,8 @@ def _feeds(rows: list[list[int]]) -> dict[str, np.ndarray]:
     starts = np.cumsum([0, *map(len, rows)])
     lengths = np.diff(starts)
     width = int(lengths.max())
-    encoded = Encoded(flat, starts, lengths, np.zeros(len(rows), dtype=np.bool_), pad_id=0, max_length=width)
+    ones = np.ones(len(rows), dtype=np.int64)
+    encoded = Encoded(flat, starts, lengths, ones == 0, ones, pad_id=0, max_length=width)
     return encoded.batch(np.arange(len(rows)), width).feeds()
 
 

@@ -63,8 +63,11 @@ def score(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Scored rows: .jsonl or .parquet.")],
     bundle: BundleOption,
     device: DeviceOption = DeviceChoice.auto,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one model run.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Batches computed at once.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Most padded tokens per model run.")] = None,
+    max_windows: Annotated[
+        int, typer.Option(min=1, help="Score a text longer than max_length in up to so many windows; 1 cuts it.")
+    ] = 1,
     on_bad_row: BadRowOption = BadRowChoice.fail,
     column: ColumnOption = None,
 ) -> None:
@@ -72,7 +75,7 @@ def score(
     from shudun.jobs import rejected_path, score_file
     from shudun.scorer import Scorer
 
-    scorer = Scorer.from_bundle(bundle, device.value, threads, batch_tokens=batch_tokens)
+    scorer = Scorer.from_bundle(bundle, device.value, threads, batch_tokens=batch_tokens, max_windows=max_windows)
     with _progress() as progress:
         task = progress.add_task(f"scoring on {scorer.device}", total=None, rows=0)
         counts = score_file(

@@ -6,16 +6,14 @@ A note becomes the pair (title, text); a comment becomes (text,) or, when it ans
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from shudun.items import Item, Note
 
 Primary: TypeAlias = Literal[0, 1]
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(NamedTuple):
     """Model input text: `segments` (one or two strings) and the index of the segment that is judged."""
 
     segments: tuple[str, ...]

@@ -1,7 +1,8 @@
 """The public scoring API, and the whole scoring path on one screen.
 
-items ─ distinct ─ tokenise ─ batches of one length under a token budget ─ session ─ logits ─ calibrate ─ decide ─
-rows in input order. Needs numpy, tokenizers and onnxruntime; never the training stack.
+items ─ render ─ distinct ─ tokenise (windows) ─ batches of one length under a token budget ─ session ─ logits ─
+pool windows ─ calibrate ─ decide ─ rows in input order. Needs numpy, tokenizers and onnxruntime; never the training
+stack.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from shudun.calibration import OperatingPoint
 from shudun.errors import BundleError
 from shudun.items import Item, as_item, is_blank
 from shudun.policy import Action, Decider
+from shudun.pooling import pool_windows
 from shudun.rendering import Rendered, render
 from shudun.session import Device, GraphSession
 from shudun.taxonomy import Taxonomy
@@ -74,8 +76,16 @@ class Scorer:
     """Scores notes and comments with one bundle. Create it with `Scorer.from_bundle`; it can be pickled."""
 
     def __init__(
-        self, bundle: Bundle, *, device: Device = "auto", threads: int | None = None, batch_tokens: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        batch_tokens: int | None = None,
+        max_windows: int = 1,
     ) -> None:
+        if max_windows < 1:
+            raise ValueError(f"max_windows: expected at least 1, got {max_windows}")
         self._bundle = bundle
         self._session = GraphSession(bundle.graph, device=device, threads=threads)
         width, _ = self._session.widths
@@ -84,6 +94,7 @@ class Scorer:
         self._decider = Decider(bundle.policy, bundle.taxonomy, bundle.points)
         batching = BATCHING[self._session.device]
         self._batching = batching if batch_tokens is None else batching._replace(tokens=batch_tokens)
+        self._max_windows = max_windows
 
     @classmethod
     def from_bundle(
@@ -93,6 +104,7 @@ class Scorer:
         threads: int | None = None,
         *,
         batch_tokens: int | None = None,
+        max_windows: int = 1,
     ) -> Scorer:
         """Load and verify a bundle folder.
 
@@ -102,12 +114,16 @@ class Scorer:
             threads: batches computed at once, one thread each; by default what affinity and cgroup quota leave
                 this process.
             batch_tokens: most padded tokens per model run.
+            max_windows: rows that a text longer than the bundle's `max_length` is spread over at most. A label's
+                score is then the highest of its windows. With 1 the text is cut. The thresholds were fitted on cut
+                texts.
 
         Raises:
             BundleError: the bundle is incomplete, altered or inconsistent.
             DeviceError: the requested device is not what would run.
         """
-        return cls(read_bundle(path), device=device, threads=threads, batch_tokens=batch_tokens)
+        bundle = read_bundle(path)
+        return cls(bundle, device=device, threads=threads, batch_tokens=batch_tokens, max_windows=max_windows)
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -169,12 +185,13 @@ class Scorer:
         return self._judge(typed, output, _errors(typed, output.logits))
 
     def embed(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
-        """Embeddings `(n, hidden)`: the encoder's last hidden state at `[CLS]`, not normalised."""
+        """Embeddings `(n, hidden)`: the last hidden state at `[CLS]`, averaged over windows, not normalised."""
         return self.run(_typed(items)).embeddings
 
     def count_tokens(self, items: Sequence[Item | str]) -> NDArray[np.int64]:
-        """Tokens of each item as the model sees it, special tokens included, shape `(n,)`."""
-        return self._bundle.tokenizer.encode(_typed(items)).lengths
+        """Tokens of each item as the model sees it, all windows and special tokens included, shape `(n,)`."""
+        encoded = self._bundle.tokenizer.encode(_typed(items), max_windows=self._max_windows)
+        return encoded.item_lengths
 
     def run(self, items: Sequence[Item]) -> ModelOutput:
         """Tokenise, batch and run the model; rows come back in input order."""
@@ -182,13 +199,14 @@ class Scorer:
 
     def _start(self, items: Sequence[Item]) -> Callable[[], ModelOutput]:
         """Tokenise and begin to run; equal items are computed once. The returned function waits."""
-        first, copies = distinct(items)
-        encoded = self._bundle.tokenizer.encode(first)
+        rendered, copies = distinct(items)
+        encoded = self._bundle.tokenizer.encode_rendered(rendered, max_windows=self._max_windows)
         wait = self._session.start(encoded, self._batching)
 
         def finish() -> ModelOutput:
-            logits, embeddings = wait()
-            return ModelOutput(logits[copies], embeddings[copies], encoded.truncated[copies])
+            logits, embeddings = pool_windows(encoded, wait())
+            truncated = encoded.truncated[encoded.first_rows]
+            return ModelOutput(logits[copies], embeddings[copies], truncated[copies])
 
         return finish
 
@@ -227,18 +245,11 @@ class Scorer:
         )
 
 
-def distinct(items: Sequence[Item]) -> tuple[list[Item], NDArray[np.int64]]:
-    """The items that differ in more than their id, and for each item which of them it equals, shape `(n,)`."""
+def distinct(items: Sequence[Item]) -> tuple[list[Rendered], NDArray[np.int64]]:
+    """The different rendered texts of items, and for each item which of them is its own, shape `(n,)`."""
     index: dict[Rendered, int] = {}
-    first: list[Item] = []
-    copies = []
-    for item in items:
-        rendered = render(item)
-        if rendered not in index:
-            index[rendered] = len(first)
-            first.append(item)
-        copies.append(index[rendered])
-    return first, np.array(copies, dtype=np.int64)
+    copies = [index.setdefault(render(item), len(index)) for item in items]
+    return list(index), np.array(copies, dtype=np.int64)
 
 
 def _errors(items: Sequence[Item], logits: NDArray[np.float32]) -> list[str | None]:

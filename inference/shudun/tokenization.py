@@ -2,8 +2,9 @@
 
 `ItemTokenizer` wraps a BERT-style `tokenizer.json`. Truncation rule: the context segment (title or parent
 text) keeps at most a quarter of the token budget, or more where the judged segment leaves room; the judged
-segment takes the rest. Text past `CHARS_PER_TOKEN * max_length` characters is not even tokenised, so that
-cost and memory stay bounded. Every row says whether anything was cut.
+segment takes the rest. Or the judged segment is spread over several windows, each a row with the same context.
+Text past `CHARS_PER_TOKEN` characters a token is not even tokenised, so that cost and memory stay bounded.
+Every item says whether anything of it was cut.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from tokenizers import Tokenizer
 from shudun.errors import BundleError
 from shudun.items import Item
 from shudun.rendering import Rendered, render
+from shudun.truncation import cut
+from shudun.wordpiece import Ragged, segment_encoder, spans
 
 CHARS_PER_TOKEN = 64
 """Characters of one segment that are tokenised at most, per token of `max_length`."""
-
-CONTEXT_SHARE = 4
-"""The context segment is guaranteed at most one `CONTEXT_SHARE`-th of the token budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +58,36 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of many items, ragged and unpadded.
+    """Token ids of many rows, ragged and unpadded. A row is an item, or one window of a long one.
 
     `ids`: int64, all rows one after another; row `i` is `ids[starts[i]:starts[i + 1]]`.
-    `first`: int64 `(n,)`, tokens of each row that belong to segment 0; `truncated`: bool `(n,)`.
+    `first`: int64 `(rows,)`, tokens of each row that belong to segment 0. `truncated`: bool `(rows,)`, whether
+    something of the row's item is in no row. `windows`: int64 `(items,)`, consecutive rows of each item.
     """
 
     ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     first: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    windows: NDArray[np.int64]
     pad_id: int
     max_length: int
 
     @property
+    def first_rows(self) -> NDArray[np.int64]:
+        """The first row of each item, shape `(items,)`."""
+        return np.cumsum(self.windows) - self.windows
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row, special tokens included, shape `(n,)`."""
+        """Tokens of each row, special tokens included, shape `(rows,)`."""
         return np.diff(self.starts)
+
+    @property
+    def item_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each item, all its windows and their special tokens included, shape `(items,)`."""
+        ends = np.append(self.first_rows, len(self.starts) - 1)
+        return np.asarray(np.diff(self.starts[ends]), dtype=np.int64)
 
     def batch(self, rows: NDArray[np.int64], width: int | None = None) -> TokenBatch:
         """Pad the given rows on the right to `width` tokens, by default to the longest of them."""
@@ -106,6 +119,7 @@ class ItemTokenizer:
         self.max_length = max_length
         self._json = tokenizer_json
         self._tokenizer = _parse(tokenizer_json)
+        self._segments = segment_encoder(self._tokenizer)
         self._cls, self._sep, self._pad = (self._special(name) for name in ("[CLS]", "[SEP]", "[PAD]"))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -125,46 +139,68 @@ class ItemTokenizer:
         """The tokenizer definition this object was built from."""
         return self._json
 
-    def encode(self, items: Sequence[Item]) -> Encoded:
-        """Tokenise items in order; rows longer than `max_length` are cut and flagged."""
-        rendered = [render(item) for item in items]
-        limit = CHARS_PER_TOKEN * self.max_length
-        clipped = [segment[:limit] for row in rendered for segment in row.segments]
-        encodings = self._tokenizer.encode_batch_fast(clipped, add_special_tokens=False)
-        segment_ids = iter([encoding.ids for encoding in encodings])
-        starts, first, truncated = [0], [], []
-        ids: list[int] = []
-        for row in rendered:
-            parts = [next(segment_ids) for _ in row.segments]
-            cut = self._truncate(parts, row)
-            ids += [self._cls, *parts[0], self._sep]
-            first.append(len(parts[0]) + 2)
-            if len(parts) == 2:
-                ids += [*parts[1], self._sep]
-            starts.append(len(ids))
-            truncated.append(cut or any(len(segment) > limit for segment in row.segments))
+    def encode(self, items: Sequence[Item], *, max_windows: int = 1) -> Encoded:
+        """Tokenise items in order, as `encode_rendered` does."""
+        return self.encode_rendered([render(item) for item in items], max_windows=max_windows)
+
+    def encode_rendered(self, rendered: Sequence[Rendered], *, max_windows: int = 1) -> Encoded:
+        """Tokenise rendered items in order.
+
+        Args:
+            rendered: what `render` returns for each item.
+            max_windows: rows that a text longer than `max_length` is spread over at most; what is left then is
+                cut and flagged.
+        """
+        limit = CHARS_PER_TOKEN * self.max_length * max_windows
+        tokens = self._segments.encode([segment[:limit] for row in rendered for segment in row.segments])
+        clipped = np.array([any(len(segment) > limit for segment in row.segments) for row in rendered], dtype=np.bool_)
+        sizes = np.fromiter((len(row.segments) for row in rendered), np.int64, len(rendered))
+        primary = np.fromiter((row.primary for row in rendered), np.int64, len(rendered))
+        return self._assemble(tokens, sizes, primary, clipped, max_windows)
+
+    def _assemble(
+        self,
+        tokens: Ragged,
+        sizes: NDArray[np.int64],
+        primary: NDArray[np.int64],
+        clipped: NDArray[np.bool_],
+        max_windows: int,
+    ) -> Encoded:
+        """Rows from segments: `sizes` segments of each item, one after another, the `primary` one judged."""
+        pair = sizes - 1
+        judged = np.cumsum(sizes) - sizes + primary
+        context = judged + pair * (1 - 2 * primary)
+        cuts = cut(
+            tokens.counts[judged],
+            tokens.counts[context] * pair,
+            self.max_length - 2 - pair,
+            max_windows=max_windows,
+        )
+        begins = np.cumsum(tokens.counts) - tokens.counts
+        owner = cuts.owner
+        parts = [
+            (begins[judged][owner] + cuts.offset, cuts.judged),
+            (begins[context][owner], cuts.context),
+        ]
+        swapped = primary[owner] == 1
+        (first_begin, first), (second_begin, second) = (
+            [np.where(swapped, b, a) for a, b in zip(parts[i], parts[1 - i], strict=True)] for i in (0, 1)
+        )
+        starts = np.cumsum(np.concatenate([[0], 2 + first + pair[owner] * (second + 1)]))
+        # What is not overwritten below is a separator.
+        ids = np.full(starts[-1], self._sep, dtype=np.int64)
+        ids[starts[:-1]] = self._cls
+        ids[spans(starts[:-1] + 1, first)] = tokens.ids[spans(first_begin, first)]
+        ids[spans(starts[:-1] + 2 + first, second)] = tokens.ids[spans(second_begin, second)]
         return Encoded(
-            ids=np.array(ids, dtype=np.int64),
-            starts=np.array(starts, dtype=np.int64),
-            first=np.array(first, dtype=np.int64),
-            truncated=np.array(truncated, dtype=np.bool_),
+            ids=ids,
+            starts=starts,
+            first=first + 2,
+            truncated=(clipped | cuts.truncated)[owner],
+            windows=cuts.windows,
             pad_id=self._pad,
             max_length=self.max_length,
         )
-
-    def _truncate(self, parts: list[list[int]], row: Rendered) -> bool:
-        """Cut `parts` in place to the token budget; say whether anything was cut."""
-        budget = self.max_length - 1 - len(parts)
-        if sum(map(len, parts)) <= budget:
-            return False
-        primary = row.primary
-        if len(parts) == 2:
-            context = 1 - primary
-            keep = min(len(parts[context]), max(budget // CONTEXT_SHARE, budget - len(parts[primary])))
-            parts[context] = parts[context][:keep]
-            budget -= keep
-        parts[primary] = parts[primary][:budget]
-        return True
 
     def _special(self, name: str) -> int:
         token_id = self._tokenizer.token_to_id(name)

@@ -25,6 +25,7 @@ def encoded(lengths):
         starts=np.cumsum([0, *lengths]).astype(np.int64),
         first=np.array(lengths, dtype=np.int64),
         truncated=np.zeros(len(lengths), dtype=np.bool_),
+        windows=np.ones(len(lengths), dtype=np.int64),
         pad_id=0,
         max_length=MAX_LENGTH,
     )
