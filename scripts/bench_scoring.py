@@ -36,6 +36,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from shudun import Comment, Scorer
 from shudun.bundle import write_bundle
 from shudun.calibration import Calibration, OperatingPoint
+from shudun.jobs import score_file
 from shudun.records import Record, read_records
 from shudun.threads import available_cpus
 from shudun.tokenization import Encoded
@@ -50,6 +51,7 @@ ROOT = Path(__file__).parents[1]
 HEADS = {768: 12, 312: 12, 288: 8}
 VOCABULARY = 21128
 MAX_LENGTH = 128
+WARM_UP = 64
 ZEN4_PEAK = {"fp32": 116e9, "int8": 470e9}
 """Operations per second of one Zen 4 core at its AVX-512 peak, measured; other CPUs are measured in the run."""
 
@@ -140,7 +142,24 @@ def ours(work: Workload, folder: Path) -> list[Entry]:
             return scorer.run([Comment(text) for text in texts]).logits
 
         entries.append(Entry(f"shudun {precision}", limit_of, invariant, run))
+    scorer = Scorer.from_bundle(folder / "int8", "cpu", work.threads)
+    entries.append(Entry("shudun int8, file to file", "int8", True, _file_to_file(work, scorer, folder)))
     return entries
+
+
+def _file_to_file(work: Workload, scorer: Scorer, folder: Path) -> Way:
+    """JSONL in, JSONL out: reading, checks, tokenising, scores, decisions, writing."""
+    sources = {}
+    for texts in (work.texts, work.texts[:WARM_UP]):
+        path = folder / f"{len(texts)}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), "utf-8")
+        sources[len(texts)] = path
+
+    def run(texts: list[str]) -> np.ndarray:
+        counts = score_file(sources[len(texts)], folder / "scored.jsonl", scorer)
+        return np.empty((counts.scored, 0))
+
+    return run
 
 
 def peers(work: Workload, folder: Path) -> list[Entry]:
@@ -164,7 +183,7 @@ def measure(entries: list[Entry], texts: list[str], rounds: int) -> dict[str, li
     """Texts per second of each way in each round; every round runs all ways once, in turn."""
     speeds: dict[str, list[float]] = {entry.name: [] for entry in entries}
     for entry in entries:
-        entry.run(texts[:64])
+        entry.run(texts[:WARM_UP])
     for _, entry in itertools.product(range(rounds), entries):
         started = time.perf_counter()
         scores = entry.run(texts)

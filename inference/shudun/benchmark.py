@@ -32,7 +32,8 @@ MEDIAN_CHARACTERS, SPREAD = 22, 0.55
 class BenchmarkResult:
     """Figures of one benchmark; speeds are medians over `rounds` passes.
 
-    `latency_ms`: percentile → milliseconds of one text alone. `peak_memory_mb`: of the whole process so far.
+    `latency_ms`: percentile → milliseconds of one text alone. `tokenising_us`: microseconds of one core a text,
+    rendering included. `peak_memory_mb`: of the whole process so far.
     `share_of_limit`: `None` where no peak was stated.
     """
 
@@ -45,6 +46,7 @@ class BenchmarkResult:
     texts_per_second: float
     tokens_per_second: float
     latency_ms: dict[str, float]
+    tokenising_us: float
     peak_memory_mb: float
     share_of_limit: float | None
     machine: dict[str, str]
@@ -98,6 +100,7 @@ def benchmark(
         texts_per_second=speed,
         tokens_per_second=speed * float(lengths.mean()),
         latency_ms=_latency(scorer, items),
+        tokenising_us=_tokenising(scorer, items, rounds),
         peak_memory_mb=_peak_memory(),
         share_of_limit=share,
         machine={"platform": platform.platform(), "python": platform.python_version(), "cpus": str(os.cpu_count())},
@@ -133,6 +136,15 @@ def _latency(scorer: Scorer, items: Sequence[Item]) -> dict[str, float]:
         scorer.predict_proba([item])
         times.append((time.perf_counter() - started) * 1e3)
     return {f"p{percentile}": float(np.percentile(times, percentile)) for percentile in PERCENTILES}
+
+
+def _tokenising(scorer: Scorer, items: Sequence[Item], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        started = time.process_time()
+        scorer.count_tokens(items)
+        times.append((time.process_time() - started) / len(items) * 1e6)
+    return statistics.median(times)
 
 
 def _peak_memory() -> float:

@@ -236,6 +236,8 @@ def _print_benchmark(result: BenchmarkResult) -> None:
     table.add_row("tokens/s", f"{result.tokens_per_second:,.0f}")
     if result.share_of_limit is not None:
         table.add_row("share of the limit", f"{result.share_of_limit:.0%}")
+    share = result.tokenising_us * 1e-6 * result.texts_per_second / result.threads
+    table.add_row("tokenising, one core", f"{result.tokenising_us:.1f} µs a text, {share:.1%} of the time")
     for name, value in result.latency_ms.items():
         table.add_row(f"latency of one text, {name}", f"{value:.2f} ms")
     table.add_row("peak memory", f"{result.peak_memory_mb:,.0f} MB")

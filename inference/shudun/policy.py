@@ -66,6 +66,10 @@ class Decision:
     labels: tuple[str, ...]
 
 
+PASS = Decision(action="pass", primary_label=None, labels=())
+"""The outcome for an item without a label."""
+
+
 class Decider:
     """A policy bound to a taxonomy and to the operating points of one graph."""
 
@@ -91,7 +95,7 @@ class Decider:
     def decide(self, probabilities: NDArray[np.float32], selected: NDArray[np.bool_]) -> Decision:
         """Decide one item from its probabilities and selected labels, both of shape `(num_labels,)`."""
         if not selected.any():
-            return Decision(action="pass", primary_label=None, labels=())
+            return PASS
         columns = np.flatnonzero(selected)
         severity = self._taxonomy.tier_rank[columns]
         ranked = [int(columns[i]) for i in np.lexsort((-probabilities[columns], -severity))]

@@ -21,7 +21,7 @@ from shudun.bundle import Bundle, BundleManifest, read_bundle
 from shudun.calibration import OperatingPoint
 from shudun.errors import BundleError
 from shudun.items import Item, as_item, is_blank
-from shudun.policy import Action, Decider
+from shudun.policy import PASS, Action, Decider, Decision
 from shudun.pooling import pool_windows
 from shudun.rendering import Rendered, render
 from shudun.session import Device, GraphSession
@@ -213,8 +213,13 @@ class Scorer:
     def _rows(self, items: Sequence[Item], output: ModelOutput) -> list[ScoredItem]:
         errors = _errors(items, output.logits)
         probabilities, selected = self._judge(items, output, errors)
-        truncated = output.truncated.tolist()
-        return [self._row(item, probabilities[i], selected[i], truncated[i], errors[i]) for i, item in enumerate(items)]
+        # Lists once for all rows: most rows of ordinary traffic need no more than their scores.
+        scores, truncated = probabilities.tolist(), output.truncated.tolist()
+        held = np.asarray(selected.any(axis=1)).tolist()
+        decisions = [
+            self._decider.decide(probabilities[i], selected[i]) if any_held else PASS for i, any_held in enumerate(held)
+        ]
+        return [self._row(item, scores[i], decisions[i], truncated[i], errors[i]) for i, item in enumerate(items)]
 
     def _judge(
         self, items: Sequence[Item], output: ModelOutput, errors: Sequence[str | None]
@@ -227,18 +232,17 @@ class Scorer:
     def _row(
         self,
         item: Item,
-        probabilities: NDArray[np.float32],
-        selected: NDArray[np.bool_],
+        scores: Sequence[float],
+        decision: Decision,
         truncated: bool,
         error: str | None,
     ) -> ScoredItem:
         if error is not None:
             return ScoredItem(item.id, (), {}, None, suggestion="review", truncated=truncated, error=error)
-        decision = self._decider.decide(probabilities, selected)
         return ScoredItem(
             id=item.id,
             labels=decision.labels,
-            scores=dict(zip(self.taxonomy.label_ids, probabilities.tolist(), strict=True)),
+            scores=dict(zip(self.taxonomy.label_ids, scores, strict=True)),
             primary_label=decision.primary_label,
             suggestion=decision.action,
             truncated=truncated,

@@ -30,6 +30,7 @@ def test_figures_hang_together(shaped):
     assert result.mean_tokens == pytest.approx(scorer.count_tokens(items).mean())
     assert result.tokens_per_second == pytest.approx(result.texts_per_second * result.mean_tokens)
     assert 0 < result.latency_ms["p50"] <= result.latency_ms["p95"] <= result.latency_ms["p99"]
+    assert 0 < result.tokenising_us < 1e4
     operations = model_operations(scorer, scorer.count_tokens(items)) / len(items)
     assert result.share_of_limit == pytest.approx(result.texts_per_second * operations / 100e9)
     assert json.loads(json.dumps(result.to_dict()))["texts"] == 50
