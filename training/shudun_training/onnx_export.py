@@ -7,6 +7,7 @@ The exporter here is torch's own, for models that cannot take the fused graph. A
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from shudun.batching import Outputs
 from shudun.errors import ShudunError
-from shudun.items import Item
+from shudun.items import Comment, Item, Note
 from shudun.rendering import render
 from shudun.scorer import BATCHING
 from shudun.session import INPUTS, OUTPUTS, GraphSession
@@ -88,12 +89,15 @@ def graph_outputs(graph: bytes, encoder: ItemTokenizer, items: Sequence[Item]) -
 
 
 def check_parity(model: PreTrainedModel, graph: bytes, encoder: ItemTokenizer, items: Sequence[Item]) -> Parity:
-    """Run torch and the graph on the same texts.
+    """Run torch and the graph on the same texts, and on an empty, an emoji-only, an answering and a cut one.
+
+    Torch computes in double precision, so that the difference is the rounding of the graph alone.
 
     Raises:
         GateError: a difference is larger than `LOGIT_TOLERANCE`, or an output is not finite.
     """
-    expected = predict_logits(model, encoder, items)
+    items = [*items, *_edge_items(encoder.max_length)]
+    expected = predict_logits(copy.deepcopy(model).double(), encoder, items)
     # Other batches than torch's: padding and neighbours must not matter.
     got = graph_outputs(graph, encoder, items)
     worst = np.array([np.abs(a - b).max() for a, b in zip(got, expected, strict=True)])
@@ -104,6 +108,11 @@ def check_parity(model: PreTrainedModel, graph: bytes, encoder: ItemTokenizer, i
             "Nothing was written"
         )
     return Parity(texts=len(items), max_abs_logit=float(worst[0]), max_abs_embedding=float(worst[1]))
+
+
+def _edge_items(max_length: int) -> list[Item]:
+    long = "长" * (2 * max_length)
+    return [Comment(""), Comment("😀🎉"), Comment("在哪买", "求链接"), Note("", long), Note(long, long)]
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: ItemTokenizer, items: Sequence[Item]) -> None:
