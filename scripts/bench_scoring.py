@@ -16,6 +16,7 @@ import itertools
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -85,6 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         entries = [*ours(work, Path(folder)), *peers(work, Path(folder))]
         speeds = measure(entries, work.texts, arguments.rounds)
+        cold_start = median_cold_start(Path(folder) / "int8")
     limits = {precision: limit(work, precision) for precision in ("fp32", "int8")}
     rows = [
         {
@@ -97,7 +99,7 @@ def main() -> None:
         }
         for entry in entries
     ]
-    report(rows, speeds, limits, work, arguments)
+    report(rows, speeds, limits, cold_start, work, arguments)
 
 
 def make_workload(layers: int, hidden: int, arguments: argparse.Namespace) -> Workload:
@@ -193,6 +195,16 @@ def measure(entries: list[Entry], texts: list[str], rounds: int) -> dict[str, li
     return speeds
 
 
+def median_cold_start(bundle: Path, runs: int = 5) -> float:
+    """Seconds from the first import to the first score, in a new process each time."""
+    code = (
+        "import sys, time; started = time.perf_counter(); from shudun import Scorer; "
+        "Scorer.from_bundle(sys.argv[1], 'cpu').score(['求链接']); print(time.perf_counter() - started)"
+    )
+    command = [sys.executable, "-c", code, str(bundle)]
+    return statistics.median(float(subprocess.check_output(command, text=True)) for _ in range(runs))
+
+
 def limit(work: Workload, precision: str) -> float:
     """Texts per second if all cores ran at their peak: 24·L·H²·S + 4·L·S²·H operations for a text of S tokens."""
     config = work.model.config
@@ -213,6 +225,7 @@ def report(
     rows: list[dict[str, Any]],
     speeds: dict[str, list[float]],
     limits: dict[str, float],
+    cold_start: float,
     work: Workload,
     arguments: argparse.Namespace,
 ) -> None:
@@ -236,12 +249,14 @@ def report(
         f"{arguments.shape}, {len(work.texts):,} texts, mean {np.mean(lengths):.1f} tokens, {work.threads} threads"
     )
     console.print(table)
+    console.print(f"int8 bundle, from import to first score: {cold_start:.2f} s")
     if arguments.json:
         content = {
             "rows": rows,
             "ratios_of_shudun_int8": ratios,
             "texts_per_s_by_round": speeds,
             "limits_texts_per_s": limits,
+            "cold_start_s": cold_start,
             "texts": len(work.texts),
             "mean_tokens": float(np.mean(lengths)),
             "threads": work.threads,
