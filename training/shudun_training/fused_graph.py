@@ -129,7 +129,7 @@ def build_fused_graph(model: PreTrainedModel, linear: Linear, *, extra_outputs: 
     Inputs and outputs as in `onnx_export`. `extra_outputs` names inner values to expose as well. Between the
     attention nodes all values are `(tokens, width)`: rows of the batch one after another.
     """
-    weights = _Weights(model)
+    weights = Weights(model)
     builder = GraphBuilder()
     layers = range(model.config.num_hidden_layers)
     x = _embeddings(builder, weights)
@@ -140,7 +140,7 @@ def build_fused_graph(model: PreTrainedModel, linear: Linear, *, extra_outputs: 
     return builder.model(weights.num_labels, weights.hidden, extra_outputs)
 
 
-class _Weights:
+class Weights:
     """The state dict as numpy arrays, addressed within the encoder."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -172,7 +172,7 @@ class _Weights:
         return self.encoder(f"{module}.bias")
 
 
-def _embeddings(builder: GraphBuilder, weights: _Weights) -> str:
+def _embeddings(builder: GraphBuilder, weights: Weights) -> str:
     """Embeddings `(tokens, hidden)`; also adds the attention masks, True where a key is real."""
     length = builder.add("Shape", ["attention_mask"], output="length", start=1, end=2)
     word = builder.constant("embeddings.word", weights.encoder("embeddings.word_embeddings.weight"))
@@ -198,7 +198,7 @@ def _embeddings(builder: GraphBuilder, weights: _Weights) -> str:
     return _layer_norm(builder, weights, flat, "embeddings")
 
 
-def _layer(builder: GraphBuilder, weights: _Weights, linear: Linear, x: str, *, layer: int, cls_only: bool) -> str:
+def _layer(builder: GraphBuilder, weights: Weights, linear: Linear, x: str, *, layer: int, cls_only: bool) -> str:
     path = f"encoder.layer.{layer}"
 
     def dense(source: str, module: str) -> str:
@@ -224,7 +224,7 @@ def _layer(builder: GraphBuilder, weights: _Weights, linear: Linear, x: str, *, 
     return add_and_norm(_activation(builder, wide, weights.config.hidden_act), attended, f"{path}.output")
 
 
-def _attention(builder: GraphBuilder, weights: _Weights, names: Sequence[str], path: str) -> str:
+def _attention(builder: GraphBuilder, weights: Weights, names: Sequence[str], path: str) -> str:
     """Context `(tokens, hidden)` of every token, from query, key and value of the same shape."""
     rows = [_rows(builder, weights, name) for name in names]
     heads = weights.config.num_attention_heads
@@ -233,7 +233,7 @@ def _attention(builder: GraphBuilder, weights: _Weights, names: Sequence[str], p
     return builder.add("Reshape", [context, builder.int64(-1, weights.hidden)], output=f"{path}.context.flat")
 
 
-def _cls_attention(builder: GraphBuilder, weights: _Weights, query: str, rows: str, path: str) -> str:
+def _cls_attention(builder: GraphBuilder, weights: Weights, query: str, rows: str, path: str) -> str:
     """Context `(batch, hidden)` of the `[CLS]` queries `(batch, hidden)` over `rows` `(batch, seq_len, hidden)`.
 
     Keys and values are never formed: `q·(x·Wk + bk) = (q·Wkᵀ)·x + const`, where softmax drops the constant, and
@@ -269,14 +269,14 @@ def _cls_attention(builder: GraphBuilder, weights: _Weights, query: str, rows: s
     return builder.add("Add", [flat, bias], output=f"{path}.context.biased")
 
 
-def _rows(builder: GraphBuilder, weights: _Weights, x: str) -> str:
+def _rows(builder: GraphBuilder, weights: Weights, x: str) -> str:
     """`(tokens, hidden)` as `(batch, seq_len, hidden)`."""
     shape = builder.add("Shape", ["input_ids"], output="shape")
     target = builder.add("Concat", [shape, builder.int64(weights.hidden)], output="shape.hidden", axis=0)
     return builder.add("Reshape", [x, target], output=f"{x}.rows")
 
 
-def _layer_norm(builder: GraphBuilder, weights: _Weights, x: str, module: str) -> str:
+def _layer_norm(builder: GraphBuilder, weights: Weights, x: str, module: str) -> str:
     norm = [
         builder.constant(f"{module}.{part}", weights.encoder(f"{module}.LayerNorm.{part}"))
         for part in ("weight", "bias")
@@ -291,7 +291,7 @@ def _activation(builder: GraphBuilder, x: str, kind: str) -> str:
     return builder.add("Gelu", [x], output=f"{x}.active", approximate="none" if kind == "gelu" else "tanh")
 
 
-def _head(builder: GraphBuilder, weights: _Weights) -> None:
+def _head(builder: GraphBuilder, weights: Weights) -> None:
     def dense(source: str, name: str, output: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
         constants = [builder.constant(f"{name}.weight", weight), builder.constant(f"{name}.bias", bias)]
         return builder.add("Gemm", [source, *constants], output=output, transB=1)
