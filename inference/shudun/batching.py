@@ -2,12 +2,14 @@
 
 On a CPU each batch holds rows of one length: no padded token is ever computed, and a text's result cannot depend
 on its neighbours' lengths. On a GPU, where few large batches win, lengths are rounded up to a step. Batches are
-limited by tokens so that activations stay in a CPU's caches. Knows nothing of what runs: onnxruntime in scoring,
-torch in training.
+limited by tokens so that activations stay in a CPU's caches; one that exhausts memory is halved, and so are all that
+follow. Knows nothing of what runs: onnxruntime in scoring, torch in training.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import NamedTuple, TypeAlias
@@ -15,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from shudun.errors import DeviceError, DeviceMemoryError
 from shudun.tokenization import Encoded, TokenBatch
 
 Outputs: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -39,6 +42,44 @@ class PlannedBatch(NamedTuple):
 
     rows: NDArray[np.int64]
     width: int
+
+
+class MemoryLimit:
+    """Most tokens a batch may have before it exhausts memory: unknown at first, lowered by every failure, never raised.
+
+    One object serves all threads and all jobs of a session.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: int | None = None
+        self._lock = threading.Lock()
+
+    def allows(self, tokens: int) -> bool:
+        """Whether a batch of so many tokens, padding included, may be tried."""
+        limit = self._tokens
+        return limit is None or tokens <= limit
+
+    def cap(self, batching: Batching) -> Batching:
+        """The same batching within this limit."""
+        tokens = self._tokens
+        return batching if tokens is None else batching._replace(tokens=min(tokens, batching.tokens))
+
+    def lower(self, failed: int, tokens: int, cause: BaseException) -> None:
+        """Note that a batch of `failed` tokens exhausted memory, and allow `tokens`; says so once a change.
+
+        Batches of one size that fail at the same time lower the limit once.
+        """
+        with self._lock:
+            if not self.allows(tokens + 1):
+                return
+            self._tokens = tokens
+        # Logged, not warned: the job goes on, and an application that turns warnings into errors must not lose it.
+        logging.getLogger(__name__).warning(
+            "a batch of %d tokens exhausted memory; batches are limited to %d tokens from here on (%s)",
+            failed,
+            tokens,
+            " ".join(str(cause).split()),
+        )
 
 
 def plan_batches(lengths: NDArray[np.int64], batching: Batching, *, max_length: int) -> list[PlannedBatch]:
@@ -78,18 +119,26 @@ def run_batches(encoded: Encoded, run: Run, *, widths: tuple[int, int], batching
 
 
 def start_batches(
-    encoded: Encoded, run: Run, *, widths: tuple[int, int], batching: Batching, executor: Executor
+    encoded: Encoded,
+    run: Run,
+    *,
+    widths: tuple[int, int],
+    batching: Batching,
+    executor: Executor,
+    limit: MemoryLimit | None = None,
 ) -> Callable[[], Outputs]:
-    """As `run_batches`, but on the threads of `executor`: returns at once, with a function that waits.
+    """As `run_batches`, but on the threads of `executor` and within `limit`; returns at once, a function that waits.
 
     The waiting function returns the outputs in input order; when a batch fails, batches that did not start yet
     are cancelled and the error is raised.
     """
+    known = limit or MemoryLimit()
 
     def run_planned(planned: PlannedBatch) -> Outputs:
-        return run(encoded.batch(*planned))
+        return run_within(encoded, planned, run, known)
 
-    futures = [(planned.rows, executor.submit(run_planned, planned)) for planned in _plan(encoded, batching)]
+    plan = _plan(encoded, known.cap(batching))
+    futures = [(planned.rows, executor.submit(run_planned, planned)) for planned in plan]
 
     def wait() -> Outputs:
         outputs = _empty(encoded, widths)
@@ -102,6 +151,31 @@ def start_batches(
         return outputs
 
     return wait
+
+
+def run_within(encoded: Encoded, planned: PlannedBatch, run: Run, limit: MemoryLimit) -> Outputs:
+    """Run one planned batch, in halves where it exceeds `limit` or exhausts memory; rows keep their order.
+
+    Raises:
+        DeviceError: a single row does not fit.
+    """
+    pending, done = [planned.rows], []
+    while pending:
+        rows = pending.pop()
+        half = (len(rows) + 1) // 2
+        if len(rows) > 1 and not limit.allows(len(rows) * planned.width):
+            pending += [rows[half:], rows[:half]]
+            continue
+        try:
+            done.append(run(encoded.batch(rows, planned.width)))
+        except (DeviceMemoryError, MemoryError) as error:
+            if len(rows) == 1:
+                length = int(encoded.lengths[rows[0]])
+                raise DeviceError(f"one text of {length} tokens does not fit in memory: {error}") from error
+            limit.lower(len(rows) * planned.width, half * planned.width, error)
+            pending.append(rows)
+    logits, embeddings = zip(*done, strict=True)
+    return np.concatenate(logits), np.concatenate(embeddings)
 
 
 def _plan(encoded: Encoded, batching: Batching) -> list[PlannedBatch]:

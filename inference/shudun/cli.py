@@ -41,8 +41,16 @@ class PrecisionChoice(StrEnum):
     """Arithmetic of the exported graph."""
 
     fp32 = "fp32"
+    fp16 = "fp16"
     int8 = "int8"
     int8_dynamic = "int8-dynamic"
+
+
+class GraphChoice(StrEnum):
+    """Operators of the exported graph."""
+
+    auto = "auto"
+    generic = "generic"
 
 
 class DeviceChoice(StrEnum):
@@ -51,10 +59,11 @@ class DeviceChoice(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
 
 
 BundleOption = Annotated[Path, typer.Option(help="Bundle folder.")]
-DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda fails rather than fall back.")]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; one that is asked for never falls back.")]
 
 
 @app.command()
@@ -68,6 +77,9 @@ def score(
     max_windows: Annotated[
         int, typer.Option(min=1, help="Score a text longer than max_length in up to so many windows; 1 cuts it.")
     ] = 1,
+    engine_cache: Annotated[
+        Path | None, typer.Option(help="Folder for the engine that TensorRT builds at its first start.")
+    ] = None,
     on_bad_row: BadRowOption = BadRowChoice.fail,
     column: ColumnOption = None,
 ) -> None:
@@ -75,7 +87,14 @@ def score(
     from shudun.jobs import rejected_path, score_file
     from shudun.scorer import Scorer
 
-    scorer = Scorer.from_bundle(bundle, device.value, threads, batch_tokens=batch_tokens, max_windows=max_windows)
+    scorer = Scorer.from_bundle(
+        bundle,
+        device.value,
+        threads,
+        batch_tokens=batch_tokens,
+        max_windows=max_windows,
+        engine_cache=engine_cache,
+    )
     with _progress() as progress:
         task = progress.add_task(f"scoring on {scorer.device}", total=None, rows=0)
         counts = score_file(
@@ -157,11 +176,16 @@ def export(
     ] = None,
     precision: Annotated[
         PrecisionChoice,
-        typer.Option(help="int8: 3-4 times as fast on a CPU; int8-dynamic: scores depend on batch mates."),
+        typer.Option(
+            help="fp16: for CUDA; int8: 3-4 times as fast on a CPU; int8-dynamic: scores depend on batch mates."
+        ),
     ] = PrecisionChoice.fp32,
+    graph: Annotated[
+        GraphChoice, typer.Option(help="generic: standard operators alone, for TensorRT; RUN/bundle-generic.")
+    ] = GraphChoice.auto,
 ) -> None:
     """Calibrate a run's checkpoint, pass the gates and write the bundle."""
-    training_module("pipeline").export(run, output=output, precision=precision.value)
+    training_module("pipeline").export(run, output=output, precision=precision.value, kind=graph.value)
 
 
 @app.command()

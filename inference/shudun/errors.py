@@ -20,6 +20,10 @@ class DeviceError(ShudunError):
     """The requested device or execution provider is not what would run."""
 
 
+class DeviceMemoryError(DeviceError):
+    """A batch does not fit in the memory of its device; a smaller one may."""
+
+
 class TaxonomyError(ShudunError):
     """A taxonomy or policy definition is not usable."""
 

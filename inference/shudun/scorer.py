@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,21 @@ from numpy.typing import NDArray
 from shudun.batching import Batching
 from shudun.bundle import Bundle, BundleManifest, read_bundle
 from shudun.calibration import OperatingPoint
+from shudun.devices import Device, GpuSettings
 from shudun.errors import BundleError
 from shudun.items import Item, as_item, is_blank
 from shudun.policy import PASS, Action, Decider, Decision
 from shudun.pooling import pool_windows
 from shudun.rendering import Rendered, render
-from shudun.session import Device, GraphSession
+from shudun.session import GraphSession
 from shudun.taxonomy import Taxonomy
 
-BATCHING: Mapping[str, Batching] = {"cpu": Batching(512, 1), "cuda": Batching(16384, 16)}
-"""Batches by device: small and without padding on a CPU, large on a GPU."""
+BATCHING: Mapping[str, Batching] = {
+    "cpu": Batching(512, 1),
+    "cuda": Batching(16384, 16),
+    "tensorrt": Batching(4096, 16),
+}
+"""Batches by device: small and without padding on a CPU, large on a GPU. TensorRT reserves memory for its largest."""
 
 BLANK = "no text to score"
 NOT_FINITE = "the model returned a non-finite score for this text"
@@ -83,11 +89,26 @@ class Scorer:
         threads: int | None = None,
         batch_tokens: int | None = None,
         max_windows: int = 1,
+        gpu_memory: int | None = None,
+        engine_cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_windows < 1:
             raise ValueError(f"max_windows: expected at least 1, got {max_windows}")
         self._bundle = bundle
-        self._session = GraphSession(bundle.graph, device=device, threads=threads)
+        engine = BATCHING["tensorrt"]
+        self._session = GraphSession(
+            bundle.graph,
+            device=device,
+            threads=threads,
+            precision=bundle.manifest.precision,
+            kind=bundle.manifest.provenance.get("graph"),
+            gpu=GpuSettings(
+                memory=gpu_memory,
+                engine_cache=None if engine_cache is None else Path(engine_cache),
+                rows=max((batch_tokens or engine.tokens) // engine.length_step, 1),
+                tokens=bundle.tokenizer.max_length,
+            ),
+        )
         width, _ = self._session.widths
         if width != len(bundle.taxonomy.labels):
             raise BundleError(f"model.onnx has {width} outputs, the taxonomy {len(bundle.taxonomy.labels)} labels")
@@ -105,25 +126,38 @@ class Scorer:
         *,
         batch_tokens: int | None = None,
         max_windows: int = 1,
+        gpu_memory: int | None = None,
+        engine_cache: str | os.PathLike[str] | None = None,
     ) -> Scorer:
         """Load and verify a bundle folder.
 
         Args:
             path: the bundle folder.
-            device: "cpu", "cuda", or "auto" (CUDA when this onnxruntime has it).
-            threads: batches computed at once, one thread each; by default what affinity and cgroup quota leave
-                this process.
+            device: "cpu", "cuda", "tensorrt", or "auto": CUDA when this onnxruntime has it and the bundle's precision
+                runs there, else the CPU. TensorRT takes fp32 bundles of standard operators (`export --graph
+                generic`) and computes them in fp16, which no gate has measured: evaluate such a bundle there.
+            threads: batches computed at once, one thread each; by default one on a GPU, and on a CPU what affinity
+                and cgroup quota leave this process.
             batch_tokens: most padded tokens per model run.
             max_windows: rows that a text longer than the bundle's `max_length` is spread over at most. A label's
                 score is then the highest of its windows. With 1 the text is cut. The thresholds were fitted on cut
                 texts.
+            gpu_memory: most bytes of GPU memory for weights and activations.
+            engine_cache: folder in which TensorRT keeps the engine that it builds at the first start.
 
         Raises:
             BundleError: the bundle is incomplete, altered or inconsistent.
-            DeviceError: the requested device is not what would run.
+            DeviceError: the requested device is not what would run, or cannot run this bundle's precision well.
         """
-        bundle = read_bundle(path)
-        return cls(bundle, device=device, threads=threads, batch_tokens=batch_tokens, max_windows=max_windows)
+        return cls(
+            read_bundle(path),
+            device=device,
+            threads=threads,
+            batch_tokens=batch_tokens,
+            max_windows=max_windows,
+            gpu_memory=gpu_memory,
+            engine_cache=engine_cache,
+        )
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -142,7 +176,7 @@ class Scorer:
 
     @property
     def device(self) -> str:
-        """Where the model really runs: "cpu" or "cuda"."""
+        """Where the model really runs: "cpu", "cuda" or "tensorrt"."""
         return self._session.device
 
     @property

@@ -262,21 +262,23 @@ def test_an_int8_graph_that_loses_too_much_is_not_written(run: Path) -> None:
     assert {path.name: sha256(path) for path in (run / "bundle").iterdir()} == before
 
 
-def test_an_int8_graph_that_passes_is_written_beside_the_first_with_what_it_costs(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_precision_that_passes_is_written_beside_the_first_with_what_it_costs(
+    precision: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_graph, "MAX_FLIP_RATE", 1.0)
     monkeypatch.setattr(export_graph, "MAX_AP_LOSS", 1.0)
     copy = shutil.copytree(run, tmp_path / "run")
-    result = shudun("export", "--run", copy, "--precision", "int8")
+    result = shudun("export", "--run", copy, "--precision", precision)
     assert result.code == 0, result.text
-    manifest = read_json(copy / "bundle-int8" / "manifest.json")
-    assert manifest["precision"] == "int8"
+    bundles = [copy / "bundle", copy / f"bundle-{precision}"]
+    manifest = read_json(bundles[1] / "manifest.json")
+    assert manifest["precision"] == precision
     assert manifest["provenance"]["gate"]["quantisation"]["texts"] == SIZES["validation"]
-    labels = [read_json(copy / name / "calibration.json")["labels"] for name in ("bundle", "bundle-int8")]
-    assert labels[0] != labels[1]  # fitted again on the int8 graph's own scores
+    labels = [read_json(bundle / "calibration.json")["labels"] for bundle in bundles]
+    assert labels[0] != labels[1]  # fitted again on this graph's own scores
     items = [Comment("加我微信 demo_0000"), Note("周末看银杏", "人不多，风很大")]
-    scores = [Scorer.from_bundle(copy / name, "cpu").predict_proba(items) for name in ("bundle", "bundle-int8")]
+    scores = [Scorer.from_bundle(bundle, "cpu").predict_proba(items) for bundle in bundles]
     assert 0 < np.abs(scores[0] - scores[1]).max() < 0.2
 
 

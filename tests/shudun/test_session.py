@@ -46,7 +46,7 @@ def test_auto_takes_what_is_there_and_says_so(trained):
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:0", "", None])
 def test_an_unknown_device_is_refused(trained, device):
-    with pytest.raises(DeviceError, match="device: expected auto, cpu or cuda, got"):
+    with pytest.raises(DeviceError, match="device: expected auto, cpu, cuda or tensorrt, got"):
         GraphSession(trained.graph, device=device)
 
 

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from shudun.bundle import write_bundle
 from shudun.calibration import Calibration, OperatingPoint
+from shudun.devices import Device
 from shudun.items import Item
 from shudun.policy import Decider
 from shudun.tokenization import ItemTokenizer
 from shudun.version import __version__
 from shudun_training.config import RunConfig, ThresholdConfig, load_policy, load_taxonomy
-from shudun_training.export_graph import ExportedGraph, Precision, check_quantisation, export_graph
+from shudun_training.export_graph import ExportedGraph, GraphKind, Precision, check_quantisation, export_graph
 from shudun_training.metrics import compute_metrics
 from shudun_training.onnx_export import check_parity, graph_outputs
 from shudun_training.provenance import environment, now
@@ -41,7 +43,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A graph with its validation logits `(n, num_labels)`, what was fitted on them, and what the gates found."""
+    """A graph with its validation logits `(n, num_labels)`, what was fitted on them, and what the gates found.
+
+    `device` computed the logits.
+    """
 
     exported: ExportedGraph
     precision: Precision
@@ -49,23 +54,29 @@ class Fitted:
     calibration: Calibration
     points: tuple[OperatingPoint, ...]
     gate: Mapping[str, Any]
+    device: Device
 
 
-def fit_fp32(subject: Subject) -> Fitted:
+def fit_fp32(subject: Subject, *, kind: GraphKind = "auto") -> Fitted:
     """Export in fp32, pass the parity gate, fit calibration and thresholds."""
-    exported = export_graph(subject.model)
+    exported = export_graph(subject.model, kind=kind)
     parity = check_parity(subject.model, exported.graph, subject.encoder, subject.items)
-    return _fit(subject, exported, "fp32", _logits(subject, exported), {"parity": parity.to_dict()})
+    return _fit(subject, exported, "fp32", {"parity": parity.to_dict()}, _logits(subject, exported, "cpu"), "cpu")
 
 
 def fit_quantised(subject: Subject, fp32: Fitted, *, precision: Precision, calibration_items: Sequence[Item]) -> Fitted:
-    """Export in another precision, pass the quantisation gate against `fp32`, fit anew on the same rows."""
+    """Export in another precision, pass the quantisation gate against `fp32`, fit anew on the same rows.
+
+    fp16 is computed by CUDA where this onnxruntime has it, as in scoring; on a CPU its products are rounded less.
+    """
     exported = export_graph(
         subject.model, precision=precision, encoder=subject.encoder, calibration_items=calibration_items
     )
-    logits = _logits(subject, exported)
+    on_gpu = precision == "fp16" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    device: Device = "cuda" if on_gpu else "cpu"
+    logits = _logits(subject, exported, device)
     loss = check_quantisation(fp32.logits, logits, subject.labels, fp32.calibration, fp32.points)
-    return _fit(subject, exported, precision, logits, {**fp32.gate, "quantisation": loss.to_dict()})
+    return _fit(subject, exported, precision, {**fp32.gate, "quantisation": loss.to_dict()}, logits, device)
 
 
 def write(subject: Subject, fitted: Fitted, target: Path, *, config: RunConfig, sources: Mapping[str, Any]) -> None:
@@ -93,6 +104,7 @@ def write(subject: Subject, fitted: Fitted, target: Path, *, config: RunConfig, 
                 "intermediate": shape.intermediate_size,
             },
             "gate": fitted.gate,
+            "fitted_on": fitted.device,
         },
         graph=fitted.exported.graph,
         tokenizer=subject.encoder,
@@ -104,18 +116,19 @@ def write(subject: Subject, fitted: Fitted, target: Path, *, config: RunConfig, 
     )
 
 
-def _logits(subject: Subject, exported: ExportedGraph) -> NDArray[np.float32]:
-    return graph_outputs(exported.graph, subject.encoder, subject.items)[0]
+def _logits(subject: Subject, exported: ExportedGraph, device: Device) -> NDArray[np.float32]:
+    return graph_outputs(exported.graph, subject.encoder, subject.items, device=device)[0]
 
 
 def _fit(
     subject: Subject,
     exported: ExportedGraph,
     precision: Precision,
-    logits: NDArray[np.float32],
     gate: Mapping[str, Any],
+    logits: NDArray[np.float32],
+    device: Device,
 ) -> Fitted:
     # Thresholds belong to the graph they are used with: each graph gets its own.
     calibration = fit_calibration(logits, subject.labels)
     points = fit_operating_points(calibration.apply(logits), subject.labels, subject.thresholds)
-    return Fitted(exported, precision, logits, calibration, points, gate)
+    return Fitted(exported, precision, logits, calibration, points, gate, device)

@@ -1,6 +1,6 @@
 """Which graph a checkpoint becomes: the fused one in a chosen precision, or the generic export.
 
-The int8 forms pass a gate of their own: what quantisation costs, on real validation text, in average precision,
+Every precision but fp32 passes a gate of its own: what it costs, on real validation text, in average precision,
 in probability and in decisions. A precision that fails is not written.
 """
 
@@ -20,10 +20,12 @@ from shudun.items import Item
 from shudun.tokenization import ItemTokenizer
 from shudun_training.examples import POSITIVE, UNKNOWN
 from shudun_training.fused_graph import FloatLinear, build_fused_graph, unsupported_reason
+from shudun_training.fused_graph_cuda import build_cuda_graph
 from shudun_training.onnx_export import GateError, export_stock_graph
 from shudun_training.quantization import DynamicInt8Linear, StaticInt8Linear, calibrate_scales
 
-Precision: TypeAlias = Literal["fp32", "int8", "int8-dynamic"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-dynamic"]
+GraphKind: TypeAlias = Literal["auto", "generic"]
 
 MAX_AP_LOSS = 0.03
 MAX_FLIP_RATE = 0.01
@@ -44,7 +46,7 @@ class ExportedGraph:
 
 @dataclass(frozen=True, slots=True)
 class QuantisationLoss:
-    """What a quantised graph costs against fp32 on real validation text."""
+    """What a graph of lower precision costs against fp32 on real validation text."""
 
     texts: int
     max_ap_loss: float
@@ -60,6 +62,7 @@ def export_graph(
     model: PreTrainedModel,
     *,
     precision: Precision = "fp32",
+    kind: GraphKind = "auto",
     encoder: ItemTokenizer | None = None,
     calibration_items: Sequence[Item] = (),
 ) -> ExportedGraph:
@@ -67,21 +70,24 @@ def export_graph(
 
     Args:
         model: the checkpoint.
-        precision: "fp32"; "int8", with fixed activation scales, so that a text's score never depends on its
-            batch mates; or "int8-dynamic", whose scales are found per batch.
+        precision: "fp32"; "fp16", for CUDA; "int8", with fixed activation scales, so that a text's score never
+            depends on its batch mates; or "int8-dynamic", whose scales are found per batch.
+        kind: "generic" for a graph of standard operators alone, which other runtimes (TensorRT) understand too.
         encoder: needed for "int8".
         calibration_items: training texts that "int8" takes its activation ranges from.
 
     Raises:
-        GateError: this model can only be exported in fp32, or "int8" lacks texts.
+        GateError: this model or kind can only be exported in fp32, or "int8" lacks texts.
     """
-    reason = unsupported_reason(model)
+    reason = "standard operators were asked for" if kind == "generic" else unsupported_reason(model)
     if reason is not None:
         if precision != "fp32":
-            raise GateError(f"precision {precision} needs the fused graph, which this model cannot take: {reason}")
+            raise GateError(f"precision {precision} needs the fused graph, which cannot be taken here: {reason}")
         return ExportedGraph(export_stock_graph(model), "generic", reason)
     if precision == "fp32":
         return ExportedGraph(build_fused_graph(model, FloatLinear()), "fused", "")
+    if precision == "fp16":
+        return ExportedGraph(build_cuda_graph(model), "fused", "")
     if precision == "int8-dynamic":
         return ExportedGraph(build_fused_graph(model, DynamicInt8Linear()), "fused", "")
     if encoder is None or not calibration_items:

@@ -75,7 +75,7 @@ class GraphBuilder:
         """A constant list of integers (shapes, axes)."""
         return self.constant(f"int64.{'_'.join(map(str, values))}", np.array(values, dtype=np.int64))
 
-    def model(self, num_labels: int, hidden: int, extra_outputs: Sequence[str] = ()) -> bytes:
+    def model(self, num_labels: int, hidden: int, extra_outputs: Sequence[str] = (), *, opset: int = OPSET) -> bytes:
         """The serialised model; `extra_outputs` are inner values to expose (for calibration)."""
         info = helper.make_tensor_value_info
         widths = dict(zip(OUTPUTS, (num_labels, hidden), strict=True))
@@ -83,7 +83,7 @@ class GraphBuilder:
         outputs += [info(name, TensorProto.FLOAT, None) for name in extra_outputs]
         inputs = [info(name, TensorProto.INT64, ["batch", "seq_len"]) for name in INPUTS]
         graph = helper.make_graph(self.nodes, "shudun", inputs, outputs, list(self._constants.values()))
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED_DOMAIN, 1)]
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid(FUSED_DOMAIN, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="shudun")
         return bytes(model.SerializeToString())
 
@@ -141,7 +141,7 @@ def build_fused_graph(model: PreTrainedModel, linear: Linear, *, extra_outputs: 
 
 
 class Weights:
-    """The state dict as numpy arrays, addressed within the encoder."""
+    """The state dict as float32 numpy arrays, addressed within the encoder."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.config: Any = model.config
@@ -152,16 +152,20 @@ class Weights:
 
     @property
     def hidden(self) -> int:
+        """Width of the encoder."""
         return int(self.config.hidden_size)
 
     @property
     def num_labels(self) -> int:
+        """Outputs of the classifier."""
         return int(self._state["classifier.weight"].shape[0])
 
     def encoder(self, name: str) -> NDArray[np.float32]:
+        """A weight of the encoder."""
         return self._state[f"{self._prefix}.{name}"]
 
     def head(self, name: str) -> NDArray[np.float32]:
+        """A weight outside the encoder."""
         return self._state[name]
 
     def matrix(self, module: str) -> NDArray[np.float32]:
@@ -169,6 +173,7 @@ class Weights:
         return self.encoder(f"{module}.weight").T
 
     def bias(self, module: str) -> NDArray[np.float32]:
+        """Bias of a linear module, `(out,)`."""
         return self.encoder(f"{module}.bias")
 
 

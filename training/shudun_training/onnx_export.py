@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from shudun.batching import Outputs
+from shudun.devices import Device
 from shudun.errors import ShudunError
 from shudun.items import Comment, Item, Note
 from shudun.rendering import render
@@ -82,10 +83,10 @@ def export_stock_graph(model: PreTrainedModel) -> bytes:
     return graph
 
 
-def graph_outputs(graph: bytes, encoder: ItemTokenizer, items: Sequence[Item]) -> Outputs:
-    """Logits and embeddings of items by the graph on the CPU, as scoring computes them."""
-    session = GraphSession(graph, device="cpu")
-    return session.start(encoder.encode(items), BATCHING["cpu"])()
+def graph_outputs(graph: bytes, encoder: ItemTokenizer, items: Sequence[Item], *, device: Device = "cpu") -> Outputs:
+    """Logits and embeddings of items by the graph, as scoring computes them on `device`."""
+    session = GraphSession(graph, device=device)
+    return session.start(encoder.encode(items), BATCHING[session.device])()
 
 
 def check_parity(model: PreTrainedModel, graph: bytes, encoder: ItemTokenizer, items: Sequence[Item]) -> Parity:

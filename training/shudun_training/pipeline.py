@@ -19,10 +19,10 @@ from typing import Any, cast
 import transformers
 
 from shudun import terminal
+from shudun.devices import Device
 from shudun.errors import BundleError, ShudunError
 from shudun.rows import OnBadRow
 from shudun.scorer import Scorer
-from shudun.session import Device
 from shudun_training.bundling import Subject, fit_fp32, fit_quantised, write
 from shudun_training.checkpoint import item_tokenizer, load_checkpoint
 from shudun_training.config import (
@@ -36,7 +36,7 @@ from shudun_training.config import (
 )
 from shudun_training.evaluation import evaluate_bundle
 from shudun_training.examples import Example, label_matrix
-from shudun_training.export_graph import Precision
+from shudun_training.export_graph import GraphKind, Precision
 from shudun_training.finetune import fit
 from shudun_training.onnx_export import check_tokenizer
 from shudun_training.provenance import environment, now
@@ -83,7 +83,9 @@ def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = Fal
     _report(Scorer.from_bundle(folder / BUNDLE), split, rows, config.thresholds, folder / REPORT)
 
 
-def export(run_dir: Path, *, output: Path | None = None, precision: Precision = "fp32") -> None:
+def export(
+    run_dir: Path, *, output: Path | None = None, precision: Precision = "fp32", kind: GraphKind = "auto"
+) -> None:
     """Calibrate a run's checkpoint on its validation rows, pass the gates, write the bundle.
 
     Raises:
@@ -98,12 +100,13 @@ def export(run_dir: Path, *, output: Path | None = None, precision: Precision = 
     items = [example.item for example in validation]
     check_tokenizer(tokenizer, encoder, items)
     subject = Subject(model, encoder, items, labels, config.thresholds)
-    fitted = fit_fp32(subject)
+    fitted = fit_fp32(subject, kind=kind)
     if precision != "fp32":
         train, _ = _reload(record["sources"]["train"], config)
         texts = [example.item for example in train]
         fitted = fit_quantised(subject, fitted, precision=precision, calibration_items=texts)
-    default = BUNDLE if precision == "fp32" else f"{BUNDLE}-{precision}"
+    form = precision if kind == "auto" else kind
+    default = BUNDLE if form == "fp32" else f"{BUNDLE}-{form}"
     target = run_dir / default if output is None else output
     write(subject, fitted, target, config=config, sources=record["sources"])
     console = terminal.console()
