@@ -5,9 +5,10 @@ get them tokenised; ways on texts tokenise inside their time. Weights are random
 ways compute the same model.
 """
 
-from __future__ import dataclasses
+from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
