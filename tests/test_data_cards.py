@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from itertools import combinations
 from pathlib import Path
@@ -183,3 +185,24 @@ def test_splits_do_not_share_a_writer_of_the_test_rows(rows: list[dict[str, Any]
     assert len(writers["test"]) == 1
     for split, other in combinations(SPLITS, 2):
         assert "test" not in (split, other) or not writers[split] & writers[other]
+
+
+def generated(name: str) -> list[list[str]]:
+    """Cells of a table between the markers of a generated block."""
+    block = (XHS / "README.md").read_text(encoding="utf-8").partition(f"<!-- {name}: start -->")[2]
+    lines = [line for line in block.partition(f"<!-- {name}: end -->")[0].splitlines() if "|" in line]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_generated_blocks_of_the_card_are_up_to_date() -> None:
+    script = ROOT / "scripts" / "count_data_card.py"
+    assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0
+
+
+def test_aliases_that_the_card_calls_unseen_stand_in_test_rows_only(rows: list[dict[str, Any]]) -> None:
+    aliases = {alias: int(count) for _, alias, count in generated("only in test")[2:]}
+    assert len(aliases) >= 10
+    for alias, count in aliases.items():
+        spelled = re.compile("\ufe0f?".join(map(re.escape, alias)).replace("❤", "[❤♥]"), re.IGNORECASE)
+        holders = Counter(row["split"] for row in rows if spelled.search(row["title"] + "\n" + row["text"]))
+        assert holders == {"test": count}, alias

@@ -207,3 +207,25 @@ def test_a_saved_configuration_reads_back_unchanged_from_any_folder(write: Write
     save_run_config(config, saved)
     assert load_run_config(saved) == config
     assert RunConfig.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8"))) == config
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"families": ["homophones"]}, "unknown disguise families: homophones"),
+        ({"held_out": ["绿泡沫"]}, "neither a family nor an alias word"),
+        ({"probability": 1.5}, "augmentation.probability"),
+    ],
+)
+def test_names_of_an_augmentation_are_checked(section: dict[str, Any], message: str, write: Write) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_run_config(write({"augmentation": section}))
+
+
+def test_augmentation_is_off_by_default_and_kept_in_the_run_folder(write: Write, tmp_path: Path) -> None:
+    assert load_run_config(write()).augmentation.probability == 0
+    section = {"probability": 0.5, "families": ["nickname", "initials"], "held_out": ["绿泡泡"], "seed": 7}
+    config = load_run_config(write({"augmentation": section}))
+    save_run_config(config, tmp_path / "config.yaml")
+    assert load_run_config(tmp_path / "config.yaml") == config
+    assert config.augmentation.held_out == ["绿泡泡"]

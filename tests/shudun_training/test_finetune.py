@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from shudun.items import Item
 from shudun.rendering import plain_text
 from shudun_training import finetune
 from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer
-from shudun_training.config import CompactConfig, LossConfig, ModelConfig, TrainingConfig
+from shudun_training.config import AugmentationConfig, CompactConfig, LossConfig, ModelConfig, TrainingConfig
 from shudun_training.examples import Example, label_matrix
-from shudun_training.finetune import Collator, FitResult, fit, predict_logits, to_dataset
+from shudun_training.finetune import Collator, FitResult, fit, predict_logits
 from shudun_training.losses import masked_bce
+from shudun_training.training_rows import AugmentedRows, build_augmenter, to_dataset, training_dataset
 
 Fit = Callable[..., FitResult]
 
@@ -57,6 +59,7 @@ def run(rows: list[Example], taxonomy: Taxonomy) -> Fit:
         loss: LossConfig | None = None,
         resume: bool = False,
         dropout: float = 0.1,
+        augmentation: AugmentationConfig | None = None,
         **training: Any,
     ) -> FitResult:
         parts = {name: training.pop(name, part) for name, part in (("train", rows[:32]), ("validation", rows[32:]))}
@@ -69,6 +72,7 @@ def run(rows: list[Example], taxonomy: Taxonomy) -> Fit:
             training_config=config,
             loss_config=loss or LossConfig(),
             output_dir=folder,
+            augmentation=augmentation,
             resume=resume,
         )
 
@@ -146,6 +150,67 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert weights(tmp_path) == weights(folder)
     assert losses(resumed) == losses(result)
     assert (resumed.steps, resumed.best_metric) == (12, result.best_metric)
+
+
+@pytest.fixture(scope="module")
+def disguised(run: Fit, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
+    folder = tmp_path_factory.mktemp("disguised")
+    return folder, run(folder, augmentation=AugmentationConfig(probability=0.8, seed=1))
+
+
+@pytest.mark.parametrize("step", [8, 10], ids=["between-epochs", "within-an-epoch"])
+def test_a_resumed_run_sees_the_same_disguised_texts(
+    step: int,
+    run: Fit,
+    disguised: tuple[Path, FitResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, result = disguised
+    augmentation = AugmentationConfig(probability=0.8, seed=1)
+    with monkeypatch.context() as patch:
+        _stop_before_step(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, augmentation=augmentation)
+    resumed = run(tmp_path, augmentation=augmentation, resume=True)
+    assert weights(tmp_path) == weights(folder)
+    assert losses(resumed) == losses(result)
+
+
+def test_disguised_texts_do_not_depend_on_workers_but_on_the_seed(
+    run: Fit, disguised: tuple[Path, FitResult], undisturbed: tuple[Path, FitResult], tmp_path: Path
+) -> None:
+    same = run(tmp_path / "workers", augmentation=AugmentationConfig(probability=0.8, seed=1), dataloader_num_workers=2)
+    other = run(tmp_path / "seed", augmentation=AugmentationConfig(probability=0.8, seed=2))
+    assert losses(same) == losses(disguised[1]) != losses(other)
+    assert weights(tmp_path / "workers") == weights(disguised[0])
+    assert losses(undisturbed[1]) not in (losses(same), losses(other))
+
+
+def test_no_augmentation_is_the_same_as_none(run: Fit, undisturbed: tuple[Path, FitResult], tmp_path: Path) -> None:
+    run(tmp_path, augmentation=AugmentationConfig())
+    assert weights(tmp_path) == weights(undisturbed[0])
+
+
+def test_each_epoch_has_texts_of_its_own_and_labels_stay(rows: list[Example], taxonomy: Taxonomy) -> None:
+    tokenizer = build_tokenizer(model_config(), (plain_text(row.item) for row in rows))
+    encoder = item_tokenizer(tokenizer, max_length=24)
+    augmenter = build_augmenter(AugmentationConfig(probability=1.0), rows)
+    assert augmenter is not None
+    dataset = training_dataset(rows, encoder, taxonomy, augmenter)
+    assert isinstance(dataset, AugmentedRows)
+    seen = []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        whole = dataset.__getitems__(list(range(len(rows))))
+        single = [dataset[i] for i in range(len(dataset))]
+        assert [list(row["input_ids"]) for row in whole] == [list(row["input_ids"]) for row in single]
+        np.testing.assert_array_equal([row["labels"] for row in whole], label_matrix(rows, taxonomy))
+        expected = [replace(row, item=augmenter(row, epoch).item) for row in rows]
+        fixed = list(to_dataset(expected, encoder, taxonomy))
+        assert [list(row["input_ids"]) for row in whole] == [row["input_ids"] for row in fixed]
+        seen.append([list(row["input_ids"]) for row in whole])
+    assert seen[0] == seen[2] != seen[1]
 
 
 def test_there_must_be_something_to_resume(run: Fit, tmp_path: Path) -> None:

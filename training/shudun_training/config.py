@@ -136,6 +136,34 @@ class LossConfig(_Section):
     """Cap of "balanced"."""
 
 
+class AugmentationConfig(_Section):
+    """Disguised copies in place of training rows, drawn anew in each epoch; see `augmentation` and `disguise`."""
+
+    probability: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training rows that are disguised in an epoch, with and without violations alike; 0 is off."""
+
+    families: list[str] | None = None
+    """Disguise families in use; all by default."""
+
+    held_out: list[str] = Field(default_factory=list)
+    """Families and alias words that are never written, so that tests can use them."""
+
+    intensity: float = Field(default=0.6, ge=0, le=1)
+    """Share of a row's contact wording that is disguised."""
+
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> AugmentationConfig:
+        from shudun_training.disguise.selection import select_families
+
+        try:
+            select_families(self.families, self.held_out)
+        except ShudunError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
 class ThresholdConfig(_Section):
     """How thresholds are chosen on the validation split."""
 
@@ -163,6 +191,7 @@ class RunConfig(_Section):
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     loss: LossConfig = LossConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     thresholds: ThresholdConfig = ThresholdConfig()
 
 

@@ -1,20 +1,19 @@
 """Fine-tuning, and the whole training path on one screen.
 
-examples ─ tokenise (the scoring tokeniser) ─ Trainer with masked loss, length grouping, early stopping ─
+examples ─ (disguise) ─ tokenise (the scoring tokeniser) ─ Trainer with masked loss, length grouping, early stopping ─
 best weights ─ stock `transformers` folder. Knows nothing of thresholds, ONNX or bundles.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -33,13 +32,15 @@ from shudun.items import Item
 from shudun.rendering import plain_text
 from shudun.taxonomy import Taxonomy
 from shudun.tokenization import ItemTokenizer, TokenBatch
+from shudun_training.augmentation import Augmenter
 from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer, save_checkpoint
-from shudun_training.config import LossConfig, ModelConfig, TrainingConfig
+from shudun_training.config import AugmentationConfig, LossConfig, ModelConfig, TrainingConfig
 from shudun_training.examples import UNKNOWN, Example, label_matrix
 from shudun_training.losses import MaskedBce, balanced_pos_weight
 from shudun_training.metrics import compute_metrics
 from shudun_training.progress import EpochLines, ProgressBar
 from shudun_training.run_folder import whole_checkpoints
+from shudun_training.training_rows import build_augmenter, to_dataset, training_dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def fit(
     training_config: TrainingConfig,
     loss_config: LossConfig,
     output_dir: Path,
+    augmentation: AugmentationConfig | None = None,
     resume: bool = False,
 ) -> FitResult:
     """Fine-tune on `train`, choose the best epoch on `validation`, save to `output_dir/checkpoint`.
@@ -70,18 +72,18 @@ def fit(
         ShudunError: no known label in a split, an unreachable encoder, or nothing to resume from.
     """
     set_seed(training_config.seed)
-    tokenizer = build_tokenizer(model_config, (plain_text(example.item) for example in train))
+    augmenter = build_augmenter(augmentation, train)
+    tokenizer = build_tokenizer(model_config, _vocabulary_texts(train, augmenter))
     model = build_model(model_config, taxonomy, tokenizer)
     encoder = item_tokenizer(tokenizer, max_length=model_config.max_length)
-    datasets = {
-        name: to_dataset(rows, encoder, taxonomy) for name, rows in _splits(train, validation, taxonomy).items()
-    }
+    for name, rows in (("train", train), ("validation", validation)):
+        _require_labels(name, rows, taxonomy)
     trainer = Trainer(
         model=model,
         args=_arguments(training_config, output_dir / "trainer", len(train)),
         data_collator=Collator(encoder.pad_id),
-        train_dataset=datasets["train"],
-        eval_dataset=datasets["validation"],
+        train_dataset=training_dataset(train, encoder, taxonomy, augmenter),
+        eval_dataset=to_dataset(validation, encoder, taxonomy),
         compute_loss_func=MaskedBce(_pos_weight(loss_config, train, taxonomy)),
         compute_metrics=EpochMetrics(taxonomy),
         callbacks=[EarlyStoppingCallback(training_config.early_stopping_patience), EpochLines()],
@@ -99,22 +101,6 @@ def fit(
         best_metric=trainer.state.best_metric,
         log_history=trainer.state.log_history,
         is_main_process=trainer.is_world_process_zero(),
-    )
-
-
-def to_dataset(examples: Sequence[Example], encoder: ItemTokenizer, taxonomy: Taxonomy) -> Dataset:
-    """Tokenised examples as a `datasets.Dataset`, ragged; `length` serves Trainer's length grouping."""
-    encoded = encoder.encode([example.item for example in examples])
-    rows = range(len(examples))
-    ids = [encoded.ids[encoded.starts[i] : encoded.starts[i + 1]] for i in rows]
-    types = [(np.arange(len(row)) >= first).astype(np.int64) for row, first in zip(ids, encoded.first, strict=True)]
-    return Dataset.from_dict(
-        {
-            "input_ids": ids,
-            "token_type_ids": types,
-            "length": encoded.lengths,
-            "labels": label_matrix(examples, taxonomy),
-        }
     )
 
 
@@ -177,15 +163,18 @@ def predict_logits(
     return run_batches(encoder.encode(items), run, widths=widths, batching=Batching(batch_tokens, length_step=16))
 
 
-def _splits(
-    train: Sequence[Example], validation: Sequence[Example], taxonomy: Taxonomy
-) -> dict[str, Sequence[Example]]:
-    splits = {"train": train, "validation": validation}
-    for name, rows in splits.items():
-        # A row whose every label is unknown teaches nothing and measures nothing.
-        if not (label_matrix(rows, taxonomy) != UNKNOWN).any():
-            raise ShudunError(f"{name}: {len(rows)} rows without a known label; give rows with labels")
-    return splits
+def _require_labels(split: str, rows: Sequence[Example], taxonomy: Taxonomy) -> None:
+    # A row whose every label is unknown teaches nothing and measures nothing.
+    if not (label_matrix(rows, taxonomy) != UNKNOWN).any():
+        raise ShudunError(f"{split}: {len(rows)} rows without a known label; give rows with labels")
+
+
+def _vocabulary_texts(train: Sequence[Example], augmenter: Augmenter | None) -> Iterator[str]:
+    """Texts of the rows and, where they are augmented, of the first epoch: a vocabulary must hold its characters."""
+    for example in train:
+        yield plain_text(example.item)
+        if augmenter is not None:
+            yield plain_text(augmenter(example, 0).item)
 
 
 def _arguments(config: TrainingConfig, folder: Path, rows: int) -> TrainingArguments:

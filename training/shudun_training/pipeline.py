@@ -64,6 +64,7 @@ def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = Fal
         training_config=config.training,
         loss_config=config.loss,
         output_dir=folder,
+        augmentation=config.augmentation,
         resume=resume,
     )
     if not result.is_main_process:

@@ -1,0 +1,1 @@
+"""Ways in which Chinese writers disguise wording: families of operators, and the words and glyphs they use."""
