@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ from shudun.errors import BundleError
 from shudun.items import Item, as_item, is_blank
 from shudun.policy import PASS, Action, Decider, Decision
 from shudun.pooling import pool_windows
-from shudun.rendering import Rendered, render
+from shudun.recent import RecentResults, distinct
+from shudun.rendering import Rendered
 from shudun.session import GraphSession
 from shudun.taxonomy import Taxonomy
 
@@ -41,6 +42,10 @@ NOT_FINITE = "the model returned a non-finite score for this text"
 
 CHUNK_ITEMS = 4096
 """Items that `score_iter` reads ahead; they are sorted by length among each other."""
+
+
+Judged: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Logits `(n, num_labels)` of items and whether each was cut, `(n,)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,22 +192,24 @@ class Scorer:
     def score(self, items: Sequence[Item | str]) -> list[ScoredItem]:
         """Score items; one `ScoredItem` per item, in order. A `str` counts as a comment."""
         typed = _typed(items)
-        return self._rows(typed, self._start(typed)())
+        output = self._start(typed)()
+        return self._rows(typed, output.logits, output.truncated)
 
     def score_iter(self, items: Iterable[Item | str]) -> Iterator[ScoredItem]:
         """Score a stream in order with flat memory: reads up to two times `CHUNK_ITEMS` items ahead.
 
-        While the caller works on the rows of one chunk, the model runs the next.
+        While the caller works on the rows of one chunk, the model runs the next. A short text that came earlier in
+        the stream is not computed again.
         """
-        source = iter(_not_text(items))
-        running: tuple[list[Item], Callable[[], ModelOutput]] | None = None
+        source, recent = iter(_not_text(items)), RecentResults()
+        running: tuple[list[Item], Callable[[], Judged]] | None = None
         while chunk := _typed(list(islice(source, CHUNK_ITEMS))):
-            started = self._start(chunk)
+            started = self._start_chunk(chunk, recent)
             if running is not None:
-                yield from self._rows(running[0], running[1]())
+                yield from self._rows(running[0], *running[1]())
             running = (chunk, started)
         if running is not None:
-            yield from self._rows(running[0], running[1]())
+            yield from self._rows(running[0], *running[1]())
 
     def predict_proba(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Calibrated probabilities `(n, num_labels)`; 0.0 where a label does not apply, NaN where a row failed."""
@@ -215,8 +222,8 @@ class Scorer:
     def judge(self, items: Sequence[Item | str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """`predict_proba` and `predict` of the same items from one run of the model."""
         typed = _typed(items)
-        output = self._start(typed)()
-        return self._judge(typed, output, _errors(typed, output.logits))
+        logits = self._start(typed)().logits
+        return self._judge(typed, logits, _errors(typed, logits))
 
     def embed(self, items: Sequence[Item | str]) -> NDArray[np.float32]:
         """Embeddings `(n, hidden)`: the last hidden state at `[CLS]`, averaged over windows, not normalised."""
@@ -233,22 +240,50 @@ class Scorer:
 
     def _start(self, items: Sequence[Item]) -> Callable[[], ModelOutput]:
         """Tokenise and begin to run; equal items are computed once. The returned function waits."""
-        rendered, copies = distinct(items)
-        encoded = self._bundle.tokenizer.encode_rendered(rendered, max_windows=self._max_windows)
+        texts, copies = distinct(items)
+        wait = self._start_texts(texts)
+
+        def finish() -> ModelOutput:
+            output = wait()
+            return ModelOutput(output.logits[copies], output.embeddings[copies], output.truncated[copies])
+
+        return finish
+
+    def _start_chunk(self, items: Sequence[Item], recent: RecentResults) -> Callable[[], Judged]:
+        """As `_start`, without what `recent` knows; what is new is remembered. Returns logits and truncation."""
+        texts, copies = distinct(items)
+        known = recent.known(texts)
+        is_new = np.array([text not in known for text in texts], dtype=np.bool_)
+        new = [text for text in texts if text not in known]
+        wait = self._start_texts(new)
+
+        def finish() -> Judged:
+            output = wait()
+            recent.remember(new, output.logits, output.truncated)
+            logits = np.empty((len(texts), output.logits.shape[1]), dtype=np.float32)
+            truncated = np.empty(len(texts), dtype=np.bool_)
+            logits[is_new], truncated[is_new] = output.logits, output.truncated
+            for row, text in zip(np.flatnonzero(~is_new), known, strict=True):
+                logits[row], truncated[row] = known[text]
+            return logits[copies], truncated[copies]
+
+        return finish
+
+    def _start_texts(self, texts: Sequence[Rendered]) -> Callable[[], ModelOutput]:
+        encoded = self._bundle.tokenizer.encode_rendered(texts, max_windows=self._max_windows)
         wait = self._session.start(encoded, self._batching)
 
         def finish() -> ModelOutput:
             logits, embeddings = pool_windows(encoded, wait())
-            truncated = encoded.truncated[encoded.first_rows]
-            return ModelOutput(logits[copies], embeddings[copies], truncated[copies])
+            return ModelOutput(logits, embeddings, encoded.truncated[encoded.first_rows])
 
         return finish
 
-    def _rows(self, items: Sequence[Item], output: ModelOutput) -> list[ScoredItem]:
-        errors = _errors(items, output.logits)
-        probabilities, selected = self._judge(items, output, errors)
+    def _rows(self, items: Sequence[Item], logits: NDArray[np.float32], cut: NDArray[np.bool_]) -> list[ScoredItem]:
+        errors = _errors(items, logits)
+        probabilities, selected = self._judge(items, logits, errors)
         # Lists once for all rows: most rows of ordinary traffic need no more than their scores.
-        scores, truncated = probabilities.tolist(), output.truncated.tolist()
+        scores, truncated = probabilities.tolist(), cut.tolist()
         held = np.asarray(selected.any(axis=1)).tolist()
         decisions = [
             self._decider.decide(probabilities[i], selected[i]) if any_held else PASS for i, any_held in enumerate(held)
@@ -256,10 +291,10 @@ class Scorer:
         return [self._row(item, scores[i], decisions[i], truncated[i], errors[i]) for i, item in enumerate(items)]
 
     def _judge(
-        self, items: Sequence[Item], output: ModelOutput, errors: Sequence[str | None]
+        self, items: Sequence[Item], logits: NDArray[np.float32], errors: Sequence[str | None]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         applicable = self.taxonomy.applicable([item.kind for item in items])
-        probabilities = np.where(applicable, self._bundle.calibration.apply(output.logits), np.float32(0.0))
+        probabilities = np.where(applicable, self._bundle.calibration.apply(logits), np.float32(0.0))
         probabilities[[error is not None for error in errors]] = np.nan
         return probabilities, self._decider.select(probabilities, applicable)
 
@@ -281,13 +316,6 @@ class Scorer:
             suggestion=decision.action,
             truncated=truncated,
         )
-
-
-def distinct(items: Sequence[Item]) -> tuple[list[Rendered], NDArray[np.int64]]:
-    """The different rendered texts of items, and for each item which of them is its own, shape `(n,)`."""
-    index: dict[Rendered, int] = {}
-    copies = [index.setdefault(render(item), len(index)) for item in items]
-    return list(index), np.array(copies, dtype=np.int64)
 
 
 def _errors(items: Sequence[Item], logits: NDArray[np.float32]) -> list[str | None]:
