@@ -4,7 +4,7 @@ Band: a probe stays near chance when its macro average precision is at most `NEA
 chance. The linear text model is 0.66 (validation) and 0.74 (test) above chance, so a shortcut within the band explains
 less than a thirteenth of what can be learnt. Labels that what is seen defines by nature are left out of a probe: the
 rules of `hard_sell_template` (slogans, walls of tags) and `clickbait` (sensational titles) speak of punctuation,
-`regulated_service_promo` and `academic_cheating` are bound to trades.
+`regulated_service_promo` and `academic_cheating` are bound to trades, and a covert advertisement is one for a brand.
 
 Where the data are not near chance, that is said in `BEYOND` with the figure at hand, and an expected failure that turns
 into an error as soon as new rows mend it. `CEILING` keeps every figure from growing.
@@ -50,16 +50,19 @@ PROBES: Mapping[str, tuple[View, tuple[str, ...]]] = {
     "lengths": (lengths, ()),
     "emoji and marks": (emoji_and_marks, ("hard_sell_template", "clickbait")),
     "vertical": (verticals, ("regulated_service_promo", "academic_cheating")),
-    "brand names": (brand_names, ()),
+    "brand names": (brand_names, ("covert_ad",)),
 }
 """What is seen, and the labels that it defines by nature."""
 
 BEYOND = {
-    ("lengths", "validation"): "0.166: positive comments are longer than clean ones",
-    ("lengths", "test"): "0.157: positive comments and notes are longer than clean ones",
-    ("emoji and marks", "validation"): "0.259: exclamation marks, colons and full stops go with violations",
-    ("emoji and marks", "test"): "0.183: clean notes hold no exclamation mark",
-    ("vertical", "test"): "0.173: fake_engagement, pirated_content and shill_comment keep to few verticals",
+    (
+        "lengths",
+        "validation",
+    ): "0.170: covert ads and fabricated experiences are told at length, calls to write are short",
+    ("lengths", "test"): "0.155, 0.004 over the band",
+    ("emoji and marks", "validation"): "0.246: exclamation marks, colons and full stops go with violations",
+    ("emoji and marks", "test"): "0.181: so they do here",
+    ("vertical", "test"): "0.167: fake_engagement, pirated_content and shill_comment keep to few verticals",
 }
 
 CEILING = {
@@ -75,14 +78,6 @@ CEILING = {
 
 BALANCE = 0.1
 """A random positive row beats a random clean row of its kind in 0.5 of all cases, give or take this."""
-
-UNBALANCED = {
-    ("characters", "comment", "train"): "0.74",
-    ("characters", "comment", "validation"): "0.70",
-    ("characters", "comment", "test"): "0.76",
-    ("characters", "note", "test"): "0.74",
-    ("exclamation marks", "note", "test"): "0.72: clean notes hold none",
-}
 
 COUNTS: Mapping[str, Callable[[str], float]] = {
     "emoji": count_emoji,
@@ -133,7 +128,7 @@ def test_no_shortcut_grows(name: str, split: str, results: dict[tuple[str, str],
 
 
 @pytest.mark.parametrize(
-    ("what", "kind", "split"), expected(UNBALANCED, tuple(COUNTS), ("note", "comment"), ("train", "validation", "test"))
+    ("what", "kind", "split"), expected({}, tuple(COUNTS), ("note", "comment"), ("train", "validation", "test"))
 )
 def test_positive_and_clean_rows_are_balanced(what: str, kind: Kind, split: str, splits: Splits) -> None:
     rows = [row for row in splits[split] if row.item.kind == kind and not row.unknown_labels]

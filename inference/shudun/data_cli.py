@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -62,5 +63,127 @@ def augment(
         intensity=intensity,
         seed=seed,
         test_split=test_split,
+        on_bad_row=on_bad_row.value,
+    )
+
+
+class NearDuplicateChoice(StrEnum):
+    """How repeated texts are looked for."""
+
+    off = "off"
+    exact = "exact"
+    minhash = "minhash"
+
+
+class FailChoice(StrEnum):
+    """Lowest level of a finding that makes the command fail."""
+
+    error = "error"
+    warning = "warning"
+    note = "note"
+    never = "never"
+
+
+@data_app.command()
+def audit(
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of labelled rows; by default each is a split of its name.")
+    ],
+    taxonomy: TaxonomyOption,
+    split_of: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE=SPLIT", help="Split of a file that is named otherwise. Repeatable."),
+    ] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column that names the split of each row.")] = None,
+    group_column: Annotated[str, typer.Option(help="Column of groups that must not stand in two splits.")] = "group",
+    near_duplicates: Annotated[
+        NearDuplicateChoice, typer.Option(help="exact: same normalised text; minhash: also similar texts.")
+    ] = NearDuplicateChoice.minhash,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="tokenizer.json, or a bundle or checkpoint folder; by default a vocabulary of the train rows."
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report here as one page with plots.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here as JSON.")] = None,
+    fail_on: Annotated[FailChoice, typer.Option(help="Exit code 1 from this level on.")] = FailChoice.error,
+    level: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK=LEVEL", help="Level of a check's findings. Repeatable.")
+    ] = None,
+) -> None:
+    """Look for leakage, conflicting labels, personal data, unknown tokens and shortcuts in labelled files."""
+    training_module("audit.runner").audit_files(
+        files,
+        taxonomy,
+        split_of=split_of or [],
+        split_column=split_column,
+        group_column=group_column,
+        near_duplicates=near_duplicates.value,
+        tokenizer=tokenizer,
+        html=html,
+        json_path=json_path,
+        fail_on=fail_on.value,
+        levels=level or [],
+    )
+
+
+@data_app.command()
+def split(
+    source: Annotated[Path, typer.Argument(help="File of labelled rows; with --check, a folder of splits.")],
+    taxonomy: TaxonomyOption,
+    output: Annotated[Path | None, typer.Argument(help="Folder for one .jsonl per split.")] = None,
+    shares: Annotated[
+        str, typer.Option(metavar="NAME=SHARE,...", help="Splits and their shares, multiples of 0.05.")
+    ] = "train=0.8,validation=0.1,test=0.1",
+    group_column: Annotated[str | None, typer.Option(help="Column whose equal values stay in one split.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 20261120,
+    on_bad_row: BadRowOption = BadRowChoice.fail,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; refuse splits that leak.")] = False,
+) -> None:
+    """Split a labelled file, stratified by labels; groups and near-duplicates never stand in two splits."""
+    if check == (output is not None):
+        raise typer.BadParameter("give SOURCE and OUTPUT to split a file, or --check and a folder of splits")
+    module = training_module("split_files")
+    if output is None:
+        module.check_split(source, taxonomy, group_column=group_column)
+    else:
+        module.split_file(
+            source,
+            output,
+            taxonomy,
+            shares=shares,
+            group_column=group_column,
+            seed=seed,
+            on_bad_row=on_bad_row.value,
+        )
+
+
+@data_app.command()
+def noise(
+    files: Annotated[list[Path], typer.Argument(help="Files of labelled rows.")],
+    taxonomy: TaxonomyOption,
+    output: Annotated[Path, typer.Option(help="The review queue, JSON lines, most doubtful label first.")],
+    group_column: Annotated[str | None, typer.Option(help="Column whose equal values share a fold.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Judge by this bundle, which must not have seen the rows.")
+    ] = None,
+    scores: Annotated[Path | None, typer.Option(help="Judge by this output of `shudun score`, joined by id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most labels in the queue.")] = 500,
+    doccano: Annotated[Path | None, typer.Option(help="The queue's texts as well, one row each, for doccano.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 20261120,
+    on_bad_row: BadRowOption = BadRowChoice.fail,
+) -> None:
+    """Queue the labels that look wrong for review, judged by a model that has not seen the row."""
+    training_module("review_queue").review_queue(
+        files,
+        taxonomy,
+        output,
+        group_column=group_column,
+        bundle=bundle,
+        scores=scores,
+        limit=limit,
+        seed=seed,
+        doccano=doccano,
         on_bad_row=on_bad_row.value,
     )

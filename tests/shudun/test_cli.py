@@ -24,6 +24,9 @@ VERBS = [
     ["evaluate"],
     ["data"],
     ["data", "validate"],
+    ["data", "audit"],
+    ["data", "split"],
+    ["data", "noise"],
     ["data", "import"],
 ]
 ROWS = [{"id": "a", "text": "加我微信 demo_0000"}, {"id": "b", "kind": "note", "title": "晚霞", "text": "好温柔"}]
@@ -327,3 +330,29 @@ def test_info_refuses_what_is_no_bundle(shudun, tmp_path):
     assert (code, out) == (1, "")
     reason = "cannot be read: No such file or directory; is this a complete bundle folder?"
     assert err == f"error: {tmp_path}/manifest.json: {reason}"
+
+
+def test_the_data_verbs_pass_their_options_on(shudun, write_jsonl, tmp_path):
+    taxonomy = Path(__file__).parents[2] / "configs" / "taxonomy" / "xhs.yaml"
+    texts = [chr(0x4E00 + i) * 5 + chr(0x5E00 + 7 * i) * 5 for i in range(60)]
+    rows = [{"id": f"r{i}", "text": text, "labels": ["clickbait"] * (i % 2), "kind": "note", "g": i // 2}
+            for i, text in enumerate(texts)]  # fmt: skip
+    source, out = write_jsonl(rows), tmp_path / "out"
+    share = ["--shares", "train=0.5,test=0.5", "--group-column", "g", "--seed", "3"]
+    code, *_ = shudun("data", "split", source, out, "--taxonomy", taxonomy, *share)
+    assert (code, sorted(path.name for path in out.iterdir())) == (0, ["test.jsonl", "train.jsonl"])
+    assert shudun("data", "split", out, "--check", "--taxonomy", taxonomy, "--group-column", "g")[0] == 0
+    assert shudun("data", "split", out, out, "--check", "--taxonomy", taxonomy)[0] == 2
+    assert shudun("data", "split", source, "--taxonomy", taxonomy)[0] == 2
+    (out / "extra.jsonl").write_text(json.dumps(rows[0] | {"id": "x"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert shudun("data", "split", out, "--check", "--taxonomy", taxonomy)[0] == 1
+    files = [out / "train.jsonl", out / "test.jsonl", out / "extra.jsonl"]
+    options = ["--group-column", "none", "--split-of", f"{files[2]}=shadow", "--json", tmp_path / "a.json"]
+    code, _, error = shudun("data", "audit", *files, "--taxonomy", taxonomy, *options)
+    assert (code, "near_duplicate_leakage" in error) == (1, True)
+    assert list(json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["splits"]) == ["train", "test", "shadow"]
+    for ignore in (["--near-duplicates", "off"], ["--fail-on", "never"]):
+        assert shudun("data", "audit", *files, "--taxonomy", taxonomy, *options, *ignore)[0] == 0
+    queue = ["--output", tmp_path / "queue.jsonl", "--limit", "7", "--group-column", "g"]
+    assert shudun("data", "noise", source, "--taxonomy", taxonomy, *queue)[0] == 0
+    assert len((tmp_path / "queue.jsonl").read_text(encoding="utf-8").splitlines()) == 7

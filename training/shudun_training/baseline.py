@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from shudun.items import Item
 from shudun.rendering import plain_text
@@ -31,7 +32,9 @@ class LinearBaseline:
     def fit(self, items: Sequence[Item], labels: NDArray[np.int64]) -> LinearBaseline:
         """Fit on items and their labels `(n, num_labels)`, as in `examples`."""
         features = self._vectorizer.fit_transform([plain_text(item) for item in items])
-        self._models = [self._fit_label(features, labels[:, i]) for i in range(labels.shape[1])]
+        # Threads of BLAS only wait for each other on vectors this short: 36 CPU seconds instead of 1.2 on busy cores.
+        with threadpool_limits(limits=1, user_api="blas"):
+            self._models = [self._fit_label(features, labels[:, i]) for i in range(labels.shape[1])]
         return self
 
     def predict_proba(self, items: Sequence[Item]) -> NDArray[np.float32]:

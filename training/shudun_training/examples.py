@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from shudun.items import Item, is_blank
 from shudun.rows import Row, parse_item
 from shudun.taxonomy import Taxonomy
+from shudun_training.evidence import parse_evidence
 
 POSITIVE, NEGATIVE, UNKNOWN = 1, 0, -100
 """Values in label matrices; -100 is torch's ignore index, so that Trainer counts known labels correctly."""
@@ -28,7 +29,7 @@ ITEM_FIELDS = frozenset({"id", "kind", "title", "text", "parent_text", "labels",
 class Example:
     """One validated row. `labels` and `unknown_labels` are disjoint label ids; all others are negative.
 
-    `meta` holds the row's other columns (group, vertical, ...).
+    `meta` holds the row's other columns as they stand there (group, vertical, evidence, ...).
     """
 
     item: Item
@@ -57,7 +58,8 @@ class ExampleParser:
         """Parse one row.
 
         Raises:
-            RowError: a bad item field, an unknown, repeated, inapplicable or contradictory label.
+            RowError: a bad item field, an unknown, repeated, inapplicable or contradictory label, or
+                evidence that does not fit the row.
         """
         item = parse_item(row)
         if is_blank(item):
@@ -69,6 +71,7 @@ class ExampleParser:
         else:
             self._check(row, item, labels, unknown)
             unknown |= self._known - self._annotated
+        parse_evidence(row, labels, self._known)
         meta = {key: value for key, value in row.record.values.items() if key not in ITEM_FIELDS}
         return Example(item=item, labels=labels, unknown_labels=unknown, meta=meta)
 

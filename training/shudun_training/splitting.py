@@ -6,20 +6,26 @@ assigned as units by iterative stratification on the labels they hold (Sechidis 
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
+from datasketch import MinHash
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from shudun.errors import ShudunError
+from shudun_training.near_duplicates import (
+    NEAR_DUPLICATE_JACCARD,
+    PERMUTATIONS,
+    NearDuplicateIndex,
+    join_equal,
+    stable_key,
+)
 
-NEAR_DUPLICATE_JACCARD = 0.7
-PERMUTATIONS = 128
+SIGNATURE_CHUNK = 4096
+"""Texts whose signatures are held in memory at once."""
 PARTS = 20
 """Groups are dealt into this many equal parts; shares of a split are multiples of `1 / PARTS`."""
 
@@ -34,19 +40,26 @@ def near_duplicate_clusters(
         groups: optional group name of each text; `None` entries belong to no group.
         threshold: estimated Jaccard similarity of character 3-grams from which two texts are near-duplicates.
     """
-    lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
-    hashes = list(MinHash.generator([_shingles(text) for text in texts], num_perm=PERMUTATIONS, seed=1))
-    pairs: list[tuple[int, int]] = []
-    for i, minhash in enumerate(hashes):
-        pairs += [(i, j) for j in lsh.query(minhash) if hashes[j].jaccard(minhash) >= threshold]
-        lsh.insert(i, minhash)
-    first_of_group: dict[str, int] = {}
-    for i, group in enumerate(groups or []):
-        if group is not None:
-            pairs.append((i, first_of_group.setdefault(group, i)))
-    left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    edges = coo_matrix((np.ones(len(left)), (left, right)), shape=(len(texts), len(texts)))
-    return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)
+    with NearDuplicateIndex(threshold=threshold) as index:
+        for start in range(0, len(texts), SIGNATURE_CHUNK):
+            index.add(signatures(texts[start : start + SIGNATURE_CHUNK]))
+        clusters = index.clusters()
+    if groups is None:
+        return clusters
+    keys = np.array([0 if group is None else stable_key(group) for group in groups], dtype=np.uint64)
+    return join_equal(clusters, keys)
+
+
+def signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
+    """MinHash signatures of texts, uint32 `(n, PERMUTATIONS)`: equal values estimate the Jaccard similarity."""
+    hashes = MinHash.generator(map(_shingles, texts), num_perm=PERMUTATIONS, seed=1)
+    rows = [minhash.hashvalues.astype(np.uint32) for minhash in hashes]
+    return np.array(rows, dtype=np.uint32).reshape(-1, PERMUTATIONS)
+
+
+def text_key(text: str) -> int:
+    """A 64-bit hash of the text as near-duplicate search sees it: equal for texts that differ in nothing it counts."""
+    return int.from_bytes(hashlib.blake2b(b"\0".join(_shingles(text)), digest_size=8).digest()) or 1
 
 
 def grouped_split(
