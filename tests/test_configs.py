@@ -62,3 +62,21 @@ def test_no_policy_acts_on_its_own_below_the_automatic_threshold() -> None:
         for tier, rule in load_policy(path).tiers.items():
             assert rule.above_threshold != "block", tier
             assert tier not in {"T1", "T2*"} or rule.above_automatic != "block"
+
+
+def test_the_joined_labels_are_those_of_their_sources_word_for_word() -> None:
+    taxonomies = {name: load_taxonomy(CONFIGS / "taxonomy" / f"{name}.yaml") for name in ("xhs", "cold", "tg_spam")}
+    joined = load_taxonomy(CONFIGS / "taxonomy" / "joined.yaml")
+    assert joined.labels == tuple(label for taxonomy in taxonomies.values() for label in taxonomy.labels)
+    assert joined.exclusive == taxonomies["xhs"].exclusive
+
+
+def test_every_joined_label_is_annotated_by_a_source_of_every_split() -> None:
+    config = load_run_config(CONFIGS / "train" / "joined-compact.yaml")
+    labels = load_taxonomy(config.taxonomy).label_ids
+    for sources in (config.data.train, config.data.validation, config.data.test):
+        assert [label for source in sources for label in source.annotated_labels or ()] == [
+            *labels[:16],
+            "spam",
+            "offensive",
+        ]

@@ -18,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from shudun import terminal
-from shudun.cli_options import BadRowChoice, BadRowOption, ColumnOption, parse_columns, training_module
+from shudun.cli_options import BadRowChoice, BadRowOption, ColumnOption, parse_columns, parse_names, training_module
 from shudun.data_cli import data_app
 from shudun.errors import ShudunError
 from shudun.version import __version__
@@ -199,6 +199,10 @@ def evaluate(
     validation_data: Annotated[
         Path | None, typer.Option(help="Validation rows for the baseline's thresholds, instead of the recorded ones.")
     ] = None,
+    annotated_labels: Annotated[
+        str | None,
+        typer.Option(help="The labels that the rows are annotated for, joined with commas; every label by default."),
+    ] = None,
     on_bad_row: BadRowOption = BadRowChoice.fail,
     device: DeviceOption = DeviceChoice.auto,
 ) -> None:
@@ -209,6 +213,7 @@ def evaluate(
         report,
         train_data=train_data,
         validation_data=validation_data,
+        annotated_labels=parse_names(annotated_labels),
         on_bad_row=on_bad_row.value,
         device=device.value,
     )

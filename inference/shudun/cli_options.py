@@ -37,6 +37,32 @@ def parse_columns(pairs: list[str] | None) -> dict[str, str]:
     return mapping
 
 
+def parse_label_map(pairs: list[str]) -> dict[str, str]:
+    """Source label → label (empty: leave it out), from `OLD=NEW` options; only the last `=` separates."""
+    if not all("=" in pair[1:] for pair in pairs):
+        raise typer.BadParameter("--label-map takes OLD=NEW, OLD= to leave a label out, or a YAML file")
+    return {old: new for old, _, new in (pair.rpartition("=") for pair in pairs)}
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Names from a list joined with commas."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_shares(text: str | None) -> dict[str, float] | None:
+    """Split name → share, from `train=0.8,validation=0.1,test=0.1`."""
+    if text is None:
+        return None
+    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    try:
+        shares = {name.strip(): float(share) for name, share in pairs}
+    except ValueError:
+        shares = {}
+    if not all(name.isidentifier() and share > 0 for name, share in shares.items()) or len(shares) != len(pairs):
+        raise typer.BadParameter("--split-shares takes e.g. train=0.8,validation=0.1,test=0.1")
+    return shares
+
+
 def training_module(name: str) -> ModuleType:
     """A module of `shudun_training`, imported when a command needs it.
 

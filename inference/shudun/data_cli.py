@@ -8,9 +8,19 @@ from typing import Annotated
 
 import typer
 
-from shudun.cli_options import BadRowChoice, BadRowOption, TaxonomyOption, training_module
+from shudun.cli_options import (
+    BadRowChoice,
+    BadRowOption,
+    ColumnOption,
+    TaxonomyOption,
+    parse_columns,
+    parse_label_map,
+    parse_names,
+    parse_shares,
+    training_module,
+)
 
-data_app = typer.Typer(help="Import, check and disguise labelled data.", no_args_is_help=True)
+data_app = typer.Typer(help="Bring labelled data in and out, check, split and disguise it.", no_args_is_help=True)
 
 
 @data_app.command()
@@ -26,15 +36,124 @@ def validate(
     training_module("validation").validate_files(files, taxonomy, on_bad_row=on_bad_row.value, rejected=rejected)
 
 
+class EncodingChoice(StrEnum):
+    """Encoding of a text file; never guessed."""
+
+    utf8 = "utf-8"
+    gb18030 = "gb18030"
+
+
+class ExportChoice(StrEnum):
+    """Annotation tool to write for."""
+
+    doccano = "doccano"
+    label_studio = "label-studio"
+
+
 @data_app.command("import")
 def import_(
-    dataset: Annotated[str, typer.Argument(help="cold or toxicn.")],
-    folder: Annotated[Path, typer.Argument(help="Folder that holds the data set's original files.")],
-    output: Annotated[Path, typer.Argument(help="Folder for train, validation and test .jsonl.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A published data set (cold, toxicn, swsr, tg_spam, telecom_fraud), or the format of your own data "
+            "(doccano, label-studio, argilla, paddlenlp, wide-csv, dataset).",
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="Folder of the data set's original files; or the exported file; for `dataset` a file, a `datasets` "
+            "folder or the name of a hub data set.",
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder for <split>.jsonl; all.jsonl where nothing is split.")],
+    taxonomy: Annotated[Path | None, typer.Option(help="Your labels (YAML); needed for your own data.")] = None,
+    column: ColumnOption = None,
+    label_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label-map",
+            help="OLD=NEW where label names differ; OLD= leaves a label out, e.g. one that says 'normal'. Repeatable; "
+            "or a YAML file of such lines.",
+        ),
+    ] = None,
+    annotated_labels: Annotated[
+        str | None,
+        typer.Option(help="The labels that the annotators judged, joined with commas; all others become unknown."),
+    ] = None,
+    label_separator: Annotated[
+        str | None, typer.Option(help="How labels are joined in one cell, where a format has no rule of its own.")
+    ] = None,
+    encoding: Annotated[
+        EncodingChoice | None, typer.Option(help="Encoding of the file, utf-8 by default; it is never guessed.")
+    ] = None,
+    split_shares: Annotated[
+        str | None,
+        typer.Option(
+            help="Split by shares, e.g. train=0.8,validation=0.1,test=0.1 (multiples of 0.05): near-duplicates and "
+            "rows of one `group` stay together, labels are balanced."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, where the data set has none of its own.")] = 20261120,
+    on_bad_row: BadRowOption = BadRowChoice.fail,
 ) -> None:
-    """Turn a public data set into the item format, split without leakage."""
-    training_module("importers").import_dataset(dataset, folder, output, seed=seed)
+    """Turn labelled data from elsewhere into the item format.
+
+    Every row is checked against the labels. A bad one is reported with file, line, field and reason; the counts of
+    rows read, written, left out and bad add up.
+    """
+    pairs = [entry for entry in label_map or [] if not entry.lower().endswith((".yaml", ".yml"))]
+    files = [Path(entry) for entry in label_map or [] if entry not in pairs]
+    if len(files) > 1:
+        raise typer.BadParameter("--label-map takes one YAML file")
+    training_module("importers").import_dataset(
+        source,
+        data,
+        output,
+        seed=seed,
+        taxonomy=taxonomy,
+        columns=parse_columns(column),
+        label_map=parse_label_map(pairs),
+        label_map_file=files[0] if files else None,
+        annotated_labels=parse_names(annotated_labels),
+        label_separator=label_separator,
+        encoding=None if encoding is None else encoding.value,
+        split_shares=parse_shares(split_shares),
+        on_bad_row=on_bad_row.value,
+    )
+
+
+@data_app.command()
+def export(
+    tool: Annotated[ExportChoice, typer.Argument(metavar="TOOL", help="doccano (JSONL) or label-studio (JSON tasks).")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Labelled rows: .jsonl, .csv (also .gz) or .parquet.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File for the tool.")],
+    taxonomy: TaxonomyOption,
+    annotated_labels: Annotated[
+        str | None,
+        typer.Option(help="The labels that the rows are annotated for, joined with commas; every label by default."),
+    ] = None,
+    interface: Annotated[
+        Path | None, typer.Option(help="label-studio: also write the labelling interface (XML) here.")
+    ] = None,
+    on_bad_row: BadRowOption = BadRowChoice.fail,
+) -> None:
+    """Write labelled rows for an annotation tool; `shudun data import` brings them back unchanged.
+
+    Unknown labels are carried as labels `?NAME` (doccano) or in a control of their own (label-studio), where an
+    annotator can settle them.
+    """
+    training_module("exporters").export_rows(
+        tool.value,
+        source,
+        target,
+        taxonomy=taxonomy,
+        annotated_labels=parse_names(annotated_labels),
+        config=interface,
+        on_bad_row=on_bad_row.value,
+    )
 
 
 @data_app.command()

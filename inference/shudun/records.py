@@ -1,7 +1,8 @@
 """Reading files of records: JSONL, CSV and Parquet, plain or gzip-compressed, one record at a time.
 
-Knows bytes, lines and columns, not what they mean (see `rows`). A record that cannot be read is yielded as a
-`BadRecord` with its place and raw text, and reading goes on; a file that cannot be read further raises.
+Text is UTF-8 unless the caller says GB18030; the encoding is never guessed. Knows bytes, lines and columns, not what
+they mean (see `rows`). A record that cannot be read is yielded as a `BadRecord` with its place and raw text, and
+reading goes on; a file that cannot be read further raises.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import IO, Any, Literal, TypeAlias, cast
 
 from shudun.errors import MissingExtraError, RowProblem, ShudunError
 
@@ -25,6 +26,8 @@ CSV_FIELD_CHARS = 1 << 24
 PARQUET_BATCH_ROWS = 4096
 
 UTF8_HINT = "Save the file as UTF-8 (for GB18030: iconv -f GB18030 -t UTF-8)."
+
+Encoding: TypeAlias = Literal["utf-8", "gb18030"]
 
 FORMATS = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
 
@@ -49,8 +52,8 @@ class BadRecord:
 RecordOrBad: TypeAlias = Record | BadRecord
 
 
-def read_records(path: Path) -> Iterator[RecordOrBad]:
-    """Yield the records of a file in order, in flat memory.
+def read_records(path: Path, *, encoding: Encoding = "utf-8") -> Iterator[RecordOrBad]:
+    """Yield the records of a file in order, in flat memory; Parquet has no use for `encoding`.
 
     Blank lines of JSONL and CSV files are no records.
 
@@ -65,16 +68,17 @@ def read_records(path: Path) -> Iterator[RecordOrBad]:
     if name.endswith(".parquet"):
         yield from _read_parquet(path)
         return
-    with _open_bytes(path) as file:
+    with open_bytes(path) as file:
         reader = _read_csv if ".csv" in name else _read_jsonl
         try:
-            yield from reader(file, str(path))
+            yield from reader(file, str(path), encoding)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ShudunError(f"{path}: the compressed file is damaged or cut short: {error}") from error
 
 
 @contextmanager
-def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading; one whose name ends in `.gz` is decompressed on the way."""
     if path.name.lower().endswith(".gz"):
         with gzip.open(path, "rb") as compressed:
             yield cast("IO[bytes]", compressed)
@@ -83,19 +87,21 @@ def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _read_jsonl(file: IO[bytes], name: str) -> Iterator[RecordOrBad]:
+def _read_jsonl(file: IO[bytes], name: str, encoding: Encoding) -> Iterator[RecordOrBad]:
+    # Neither encoding has the byte of a line break inside another character.
     for line, data in enumerate(file, start=1):
         content = data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data
         if content.strip():
-            yield _json_record(content, name, line)
+            yield _json_record(content, name, line, encoding)
 
 
-def _json_record(data: bytes, name: str, line: int) -> RecordOrBad:
-    raw = data.decode("utf-8", "backslashreplace").rstrip("\r\n")
+def _json_record(data: bytes, name: str, line: int, encoding: Encoding) -> RecordOrBad:
+    raw = data.decode(encoding, "backslashreplace").rstrip("\r\n")
     try:
-        values = json.loads(data.decode("utf-8"))
+        values = json.loads(data.decode(encoding))
     except UnicodeDecodeError as error:
-        return _not_utf8(name, line, f"byte {data[error.start]:#04x} at offset {error.start} of the line", raw)
+        got = f"byte {data[error.start]:#04x} at offset {error.start} of the line"
+        return undecodable(name, line, got, raw, encoding)
     except (ValueError, RecursionError) as error:
         problem = RowProblem(name, line, "(row)", "one JSON object", str(error), "Fix the JSON of this line.")
         return BadRecord(problem, raw)
@@ -105,17 +111,18 @@ def _json_record(data: bytes, name: str, line: int) -> RecordOrBad:
     return Record(line, values, raw)
 
 
-def _read_csv(file: IO[bytes], name: str) -> Iterator[RecordOrBad]:
+def _read_csv(file: IO[bytes], name: str, encoding: Encoding) -> Iterator[RecordOrBad]:
     # surrogateescape keeps invalid bytes recognisable, so that only their own record is refused.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    codec = "utf-8-sig" if encoding == "utf-8" else encoding
+    text = io.TextIOWrapper(file, encoding=codec, errors="surrogateescape", newline="")
     try:
-        yield from _csv_records(text, name)
+        yield from _csv_records(text, name, encoding)
     finally:
         # The caller closes the file; a wrapper that is still attached would warn when it is collected.
         text.detach()
 
 
-def _csv_records(text: IO[str], name: str) -> Iterator[RecordOrBad]:
+def _csv_records(text: IO[str], name: str, encoding: Encoding) -> Iterator[RecordOrBad]:
     csv.field_size_limit(CSV_FIELD_CHARS)
     reader = csv.reader(text, strict=True)
     header: list[str] | None = None
@@ -134,25 +141,25 @@ def _csv_records(text: IO[str], name: str) -> Iterator[RecordOrBad]:
         if not cells:
             continue
         if header is None:
-            header = _header(cells, name)
+            header = _header(cells, name, encoding)
         else:
-            yield _csv_record(header, cells, name, line)
+            yield _csv_record(header, cells, name, line, encoding)
 
 
-def _header(cells: list[str], name: str) -> list[str]:
-    if any(map(_has_invalid_bytes, cells)):
-        raise ShudunError(f"{name}:1: the CSV header is not valid UTF-8. {UTF8_HINT}")
+def _header(cells: list[str], name: str, encoding: Encoding) -> list[str]:
+    if any(map(has_invalid_bytes, cells)):
+        raise ShudunError(f"{name}:1: the CSV header is not valid {encoding.upper()}. {_hint(encoding)}")
     header = [cell.strip() for cell in cells]
     if len(set(header)) != len(header):
         raise ShudunError(f"{name}:1: the CSV header names a column twice: {header}")
     return header
 
 
-def _csv_record(header: list[str], cells: list[str], name: str, line: int) -> RecordOrBad:
+def _csv_record(header: list[str], cells: list[str], name: str, line: int, encoding: Encoding) -> RecordOrBad:
     raw = json.dumps(cells, ensure_ascii=True)
     for column, cell in zip(header, cells, strict=False):
-        if _has_invalid_bytes(cell):
-            return _not_utf8(name, line, f"an invalid byte in column '{column}'", raw)
+        if has_invalid_bytes(cell):
+            return undecodable(name, line, f"an invalid byte in column '{column}'", raw, encoding)
     if len(cells) != len(header):
         hint = "Quote cells that hold commas, or add the missing cells."
         problem = RowProblem(name, line, "(row)", f"{len(header)} cells as in the header", str(len(cells)), hint)
@@ -177,9 +184,16 @@ def _read_parquet(path: Path) -> Iterator[RecordOrBad]:
         raise ShudunError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
-def _not_utf8(name: str, line: int, got: str, raw: str) -> BadRecord:
-    return BadRecord(RowProblem(name, line, "(row)", "valid UTF-8", got, UTF8_HINT), raw)
+def undecodable(name: str, line: int, got: str, raw: str, encoding: Encoding) -> BadRecord:
+    """The bad record of bytes that are not in the encoding they were read in."""
+    problem = RowProblem(name, line, "(row)", f"valid {encoding.upper()}", got, _hint(encoding))
+    return BadRecord(problem, raw)
 
 
-def _has_invalid_bytes(cell: str) -> bool:
-    return any("\udc80" <= char <= "\udcff" for char in cell)
+def has_invalid_bytes(text: str) -> bool:
+    """Whether text that was decoded with `errors="surrogateescape"` held bytes outside its encoding."""
+    return any("\udc80" <= char <= "\udcff" for char in text)
+
+
+def _hint(encoding: Encoding) -> str:
+    return UTF8_HINT if encoding == "utf-8" else "Read the file in the encoding it was saved in."

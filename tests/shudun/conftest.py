@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +22,30 @@ from onnx import numpy_helper
 from shudun import Scorer
 from shudun.batching import Batching
 from shudun.calibration import Calibration
+from shudun.cli import main
 from shudun.session import GraphSession
 
 EditArray = Callable[[str, np.ndarray], np.ndarray]
+
+
+@pytest.fixture
+def shudun(monkeypatch, capsys):
+    """Run the command in this process; returns exit code, stdout and stderr, wrapping and frames removed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["shudun", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, tidy(out), tidy(err)
+
+    return run
+
+
+def tidy(text):
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    return " ".join(re.sub(r"[─-╿]+", " ", text).split())
 
 
 @pytest.fixture(scope="session")

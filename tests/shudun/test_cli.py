@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 
 from shudun import Comment, Note, Taxonomy
-from shudun.cli import main
 from shudun.version import __version__
 
 VERBS = [
@@ -28,28 +27,9 @@ VERBS = [
     ["data", "split"],
     ["data", "noise"],
     ["data", "import"],
+    ["data", "export"],
 ]
 ROWS = [{"id": "a", "text": "加我微信 demo_0000"}, {"id": "b", "kind": "note", "title": "晚霞", "text": "好温柔"}]
-
-
-@pytest.fixture
-def shudun(monkeypatch, capsys):
-    """Run the command in this process; returns exit code, stdout and stderr, wrapping and frames removed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["shudun", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, tidy(out), tidy(err)
-
-    return run
-
-
-def tidy(text):
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
-    return " ".join(re.sub(r"[─-╿]+", " ", text).split())
 
 
 @pytest.fixture

@@ -98,8 +98,8 @@ def test_a_test_split_is_disguised_on_request_only(write_jsonl: Write, tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"evidence": [{"label": "x", "field": "text", "start": 0, "end": 99}]}, "spans inside their field"),
-        ({"evidence": [{"label": "x", "field": "body", "start": 0, "end": 1}]}, "spans inside their field"),
+        ({"evidence": [{"label": ROW["labels"][0], "field": "text", "start": 0, "end": 99}]}, "0 <= start < end <="),
+        ({"evidence": [{"label": ROW["labels"][0], "field": "body", "start": 0, "end": 1}]}, "one of title, text"),
         ({"evidence": "somewhere"}, "a list of spans"),
         ({"evidence": {"start": 0}}, "a list of spans"),
         ({"variant": "V01"}, "a list of strings"),
@@ -120,8 +120,10 @@ def test_a_row_that_cannot_be_carried_over_is_refused_with_its_place(
 
 def test_csv_rows_carry_lists_in_their_cells(tmp_path: Path) -> None:
     source, target = tmp_path / "rows.csv", tmp_path / "copies.jsonl"
-    span = '[{""field"": ""text"", ""start"": 0, ""end"": 3}]'
-    source.write_text(f'id,text,labels,variant,evidence\n1,加微信吧朋友们,[],"[""V05""]","{span}"\n', encoding="utf-8")
+    label = ROW["labels"][0]
+    span = f'[{{""label"": ""{label}"", ""field"": ""text"", ""start"": 0, ""end"": 3}}]'
+    row = f'1,加微信吧朋友们,"[""{label}""]","[""V05""]","{span}"'
+    source.write_text(f"id,text,labels,variant,evidence\n{row}\n", encoding="utf-8")
     augment_file(source, target, TAXONOMY, copies=9)
     for row in read(target):
         assert "V05" in row["variant"]

@@ -13,6 +13,7 @@ from shudun_training.config import (
     ConfigError,
     RunConfig,
     SourceConfig,
+    load_label_map,
     load_policy,
     load_run_config,
     load_taxonomy,
@@ -229,3 +230,33 @@ def test_augmentation_is_off_by_default_and_kept_in_the_run_folder(write: Write,
     save_run_config(config, tmp_path / "config.yaml")
     assert load_run_config(tmp_path / "config.yaml") == config
     assert config.augmentation.held_out == ["绿泡泡"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"data.validation": [{"path": "v.jsonl", "repeat": 2}]}, "'repeat' is for sources of 'train'"),
+        ({"data.test": [{"path": "t.jsonl", "repeat": 2}]}, "'repeat' is for sources of 'train'"),
+        ({"data.train": [{"path": "t.jsonl", "repeat": 0}]}, "greater than or equal to 1"),
+        ({"data.train": [{"path": "t.jsonl", "share": 0}]}, "greater than 0"),
+        ({"data.train": [{"path": "t.jsonl", "share": 1.5}]}, "less than or equal to 1"),
+    ],
+)
+def test_shares_and_repeats_that_make_no_sense_are_refused(write: Write, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_run_config(write(changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("正常:\n水军: shill\n'1': ad\n", {"正常": "", "水军": "shill", "1": "ad"}), ("{}", {})]
+)
+def test_a_label_map_is_read(text: str, expected: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text(text, encoding="utf-8")
+    assert load_label_map(tmp_path / "map.yaml") == expected
+
+
+@pytest.mark.parametrize("text", ["1: ad", "ad: 1", "a: [b]", "- a"])
+def test_a_label_map_of_anything_but_names_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"map\.yaml: expected"):
+        load_label_map(tmp_path / "map.yaml")

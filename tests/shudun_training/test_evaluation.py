@@ -206,3 +206,44 @@ def test_a_bundle_that_gives_a_row_no_finite_score_is_not_measured(
     monkeypatch.setattr(scorer, "judge", lambda items: judged)
     with pytest.raises(ShudunError, match=r"1 rows have no finite score, e\.g\. r2"):
         evaluate_bundle(scorer, rows, train=rows, validation=rows, thresholds=ThresholdConfig())
+
+
+def test_each_source_is_measured_alone_on_what_it_annotates(
+    tiny_bundle: Path, examples: list[Example], taxonomy: Taxonomy
+) -> None:
+    scorer = Scorer.from_bundle(tiny_bundle)
+    # The second source knows "diversion" only.
+    others = frozenset(taxonomy.label_ids) - {"diversion"}
+    partial = [Example(x.item, x.labels - others, x.unknown_labels | others) for x in examples]
+    rows = examples[:50] + partial[50:]
+    sources = {"one": slice(0, 50), "two": slice(50, 90)}
+    config = ThresholdConfig(min_positives=1)
+    report = evaluate_bundle(scorer, rows, train=rows, validation=rows, thresholds=config, sources=sources)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert {name: list(block["model"]) for name, block in report["sources"].items()} == {
+        "one": list(taxonomy.label_ids),
+        "two": ["diversion"],
+    }
+    for name, part in sources.items():
+        items, truth = [row.item for row in rows[part]], label_matrix(rows[part], taxonomy)
+        alone = compute_metrics(scorer.predict_proba(items), scorer.predict(items), truth, taxonomy.label_ids)
+        for label, figures in report["sources"][name]["model"].items():
+            assert figures == alone["per_label"][label]
+    flagged = report["sources"]["two"]["flagged_where_not_annotated"]
+    items = [row.item for row in rows[50:]]
+    selected = {
+        "model": scorer.predict(items),
+        "baseline": baseline_predictions(items, rows, rows, taxonomy, config).selected,
+    }
+    assert flagged == {
+        label: {name: found[:, taxonomy.index[label]].mean() for name, found in selected.items()} for label in others
+    }
+    whole = report["model"]["per_label"]["diversion"]
+    assert whole["positives"] == sum(block["model"]["diversion"]["positives"] for block in report["sources"].values())
+
+
+def test_one_source_needs_no_figures_of_its_own(tiny_bundle: Path, examples: list[Example]) -> None:
+    scorer = Scorer.from_bundle(tiny_bundle)
+    arguments = {"train": examples, "validation": examples, "thresholds": ThresholdConfig()}
+    report = evaluate_bundle(scorer, examples, sources={"one": slice(0, 90)}, **arguments)
+    assert report["sources"] == {}

@@ -29,6 +29,7 @@ def report() -> dict[str, Any]:
             "macro_ap": None,
         },
         "counts": {"rows": 1234, "notes": 4},
+        "sources": {},
     }
 
 
@@ -74,3 +75,25 @@ def test_a_report_with_a_figure_that_is_no_number_is_not_written(report: dict[st
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_report(report, tmp_path)
     assert not (tmp_path / "report.json").exists()
+
+
+def test_several_sources_have_a_table_of_their_own(report: dict[str, Any], tmp_path: Path) -> None:
+    measured = {"positives": 3, "negatives": 7, "f1": 0.5, "ap": 0.75}
+    shares = {"a": 0.0, "b": 0.25, "c": 0.5}
+    report["sources"] = {
+        name: {
+            "rows": 10,
+            "model": {label: measured},
+            "baseline": {label: measured | {"ap": 0.5}},
+            "flagged_where_not_annotated": flagged,
+        }
+        for name, label, flagged in (
+            ("甲/test", "导流", {label: {"model": x, "baseline": x / 2} for label, x in shares.items()}),
+            ("乙", "辱骂", {"a": {"model": 0.0, "baseline": 0.0}}),
+        )
+    }
+    write_report(report, tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert "| 甲/test | 导流 | 3 | 7 | 0.500 | 0.750 | 0.500 | 0.500 |" in lines
+    assert "| 乙 | 辱骂 | 3 | 7 | 0.500 | 0.750 | 0.500 | 0.500 |" in lines
+    assert lines[-2:] == ["- 甲/test: c 50.0% / 25.0%, b 25.0% / 12.5%", "- 乙: none"]

@@ -16,7 +16,7 @@ import pytest
 from shudun import Comment, Note, RowError, ShudunError, Taxonomy
 from shudun_training.config import SourceConfig
 from shudun_training.examples import Example
-from shudun_training.sources import SourceRecord, load_examples
+from shudun_training.sources import SourceRecord, load_examples, repeated, source_slices
 
 datasets.disable_progress_bars()
 
@@ -197,3 +197,50 @@ def test_a_source_whose_rows_are_all_bad_stops_the_run(taxonomy: Taxonomy, tmp_p
     path = jsonl(tmp_path / "bad.jsonl", [ROWS[0] | {"text": ""}])
     with pytest.raises(ShudunError, match=r"no usable row \(1 read, 1 rejected\)"):
         load_examples([SourceConfig(path=str(path))], taxonomy, on_bad_row="skip", rejected_dir=tmp_path / "rejected")
+
+
+def many(path: Path, count: int = 400) -> Path:
+    return jsonl(path, [{"id": f"{path.stem}-{i}", "text": f"第{i}行", "labels": []} for i in range(count)])
+
+
+def test_a_share_draws_the_same_rows_whatever_else_the_file_holds(taxonomy: Taxonomy, tmp_path: Path) -> None:
+    path = many(tmp_path / "a.jsonl")
+    shares = {share: [x.id for x in one(taxonomy, path, share=share)[0]] for share in (0.1, 0.5, 1.0)}
+    assert set(shares[0.1]) < set(shares[0.5]) < set(shares[1.0])
+    assert [len(ids) for ids in shares.values()] == pytest.approx([40, 200, 400], abs=40)
+    assert shares[1.0] == [f"a-{i}" for i in range(400)]
+    half = jsonl(tmp_path / "half.jsonl", [{"id": f"a-{i}", "text": "另", "labels": []} for i in range(0, 400, 2)])
+    assert [x.id for x in one(taxonomy, half, share=0.5)[0]] == [x for x in shares[0.5] if int(str(x)[2:]) % 2 == 0]
+
+
+def test_a_record_says_how_many_rows_a_share_used(taxonomy: Taxonomy, tmp_path: Path) -> None:
+    examples, record = one(taxonomy, many(tmp_path / "a.jsonl"), share=0.25, repeat=3)
+    assert (record.read, record.good, record.share, record.repeat) == (400, 400, 0.25, 3)
+    assert record.used == len(examples) < 400
+    stored = SourceRecord(**json.loads(json.dumps(record.to_dict())))
+    assert load_examples([stored.config()], taxonomy) == (examples, [record])
+
+
+def test_a_record_from_before_there_were_shares_is_still_read() -> None:
+    old = {"path": "a.jsonl", "split": None, "columns": {}, "annotated_labels": None, "sha256": "", "read": 1}
+    config = SourceRecord(**old, good=1, rejected=0).config()
+    assert (config.share, config.repeat) == (1.0, 1)
+
+
+def test_rows_are_found_again_by_source_and_repeated_by_source(taxonomy: Taxonomy, tmp_path: Path) -> None:
+    split_folder(tmp_path / "rows")
+    sources = [
+        SourceConfig(path=str(many(tmp_path / "a.jsonl")), share=0.05, repeat=2),
+        SourceConfig(path=str(tmp_path / "rows"), split="train"),
+        SourceConfig(path=str(tmp_path / "rows"), split="train", repeat=3),
+    ]
+    drawn = [x.id for x in load_examples(sources[:1], taxonomy)[0]]
+    assert 0 < len(drawn) < 100
+    examples, records = load_examples(sources, taxonomy)
+    slices = source_slices(records)
+    assert {name: [x.id for x in examples[part]] for name, part in slices.items()} == {
+        "a.jsonl": drawn,
+        "rows/train": ["a", "b", "c"],
+        "rows/train (3)": ["a", "b", "c"],
+    }
+    assert [x.id for x in repeated(examples, records)] == drawn * 2 + ["a", "b", "c"] * 4

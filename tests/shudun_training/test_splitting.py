@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shudun import ShudunError
-from shudun_training.splitting import grouped_split, near_duplicate_clusters
+from shudun_training.splitting import grouped_split, near_duplicate_clusters, near_duplicates_of
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 BASE = "姐妹们这家店真的绝了，老板人特别好，牛肉面分量足，排队二十分钟也值得，下次还来"
@@ -156,3 +156,18 @@ def test_shares_that_do_not_fit_are_refused(shares: dict[str, float]) -> None:
 def test_too_few_groups_are_refused() -> None:
     with pytest.raises(ShudunError, match="at least 20 groups of rows, got 5"):
         grouped_split(_labels(100), np.arange(100) % 5, SHARES, seed=0)
+
+
+def test_near_duplicates_of_other_texts_are_found_one_by_one() -> None:
+    reference = [BASE, *texts(50)]
+    found = near_duplicates_of([BASE + "！", "完全不同的一句话，讲的是猫", reference[7], *texts(30, seed=1)], reference)
+    assert found.tolist() == [True, False, True, *[False] * 30]
+    assert near_duplicates_of([], reference).shape == (0,)
+    assert near_duplicates_of([BASE], []).tolist() == [False]
+
+
+def test_texts_that_are_merely_alike_are_no_near_duplicates() -> None:
+    # About two thirds of the 3-grams shared: the index proposes some of these, none is above the threshold.
+    alike = [BASE[:31] + text[:7] for text in texts(150, seed=2)]
+    assert not near_duplicates_of(alike, [BASE]).any()
+    assert near_duplicates_of(alike, [BASE], threshold=0.3).all()

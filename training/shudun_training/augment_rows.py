@@ -19,8 +19,6 @@ from shudun_training.augmentation import Augmented, Augmenter
 from shudun_training.config import load_taxonomy
 from shudun_training.examples import Example, ExampleParser
 
-SPAN_HINT = "Write spans as {label, field, start, end} in code points of their field, or remove the column."
-
 
 def augment_file(
     source: Path,
@@ -68,14 +66,14 @@ class CopyParser:
         """Parse one row.
 
         Raises:
-            RowError: what `ExampleParser` refuses, or a `variant` or `evidence` of another shape than documented.
+            RowError: what `ExampleParser` refuses, or a `variant` that is no list of strings.
         """
         example = self._parse(row)
-        spans = _spans(row)
-        for span in spans:
-            if not _is_span(span, example):
-                raise row.problem("evidence", "spans inside their field", span, SPAN_HINT)
-        return replace(example, meta={**example.meta, "variant": row.string_list("variant") or [], "evidence": spans})
+        evidence = row.get_optional("evidence")
+        spans = json.loads(evidence) if isinstance(evidence, str) else evidence
+        return replace(
+            example, meta={**example.meta, "variant": row.string_list("variant") or [], "evidence": spans or []}
+        )
 
 
 def disguised_rows(example: Example, augmenter: Augmenter, copies: int) -> Iterator[dict[str, Any]]:
@@ -108,26 +106,6 @@ def _row(example: Example, augmented: Augmented, number: int, seed: int) -> dict
 def _moved(span: Mapping[str, Any], augmented: Augmented) -> dict[str, Any]:
     start, end = augmented.move(span["field"], span["start"], span["end"])
     return {**span, "start": start, "end": end}
-
-
-def _spans(row: Row) -> list[Any]:
-    """The evidence; in CSV its cell holds JSON."""
-    value = row.get_optional("evidence")
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise row.problem("evidence", "a list of spans", value, SPAN_HINT) from None
-    if not isinstance(value, list | None):
-        raise row.problem("evidence", "a list of spans", value, SPAN_HINT)
-    return value or []
-
-
-def _is_span(span: object, example: Example) -> bool:
-    if not isinstance(span, dict) or not isinstance(text := getattr(example.item, str(span.get("field")), None), str):
-        return False
-    start, end = span.get("start"), span.get("end")
-    return isinstance(start, int) and isinstance(end, int) and 0 <= start <= end <= len(text)
 
 
 def _require_usable(source: Path, target: Path, *, test_split: bool) -> None:

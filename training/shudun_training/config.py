@@ -42,6 +42,14 @@ class SourceConfig(_Section):
     annotated_labels: list[str] | None = None
     """Labels this source annotates at all; all others are unknown in each of its rows. Default: every label."""
 
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the rows that is used. Rows are drawn by their ids: the same ones in every run, and a smaller share
+    is part of a larger one."""
+
+    repeat: int = Field(default=1, ge=1)
+    """How often an epoch of training sees each row, so that a small source is not drowned by large ones. The
+    baseline and every measurement see it once."""
+
 
 def _as_source(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
@@ -59,6 +67,12 @@ class DataConfig(_Section):
     """Evaluated once at the end; never used for any choice."""
 
     on_bad_row: Literal["fail", "skip"] = "fail"
+
+    @model_validator(mode="after")
+    def _only_training_repeats(self) -> DataConfig:
+        if any(source.repeat != 1 for source in (*self.validation, *self.test)):
+            raise ValueError("'repeat' is for sources of 'train': rows that are measured count once")
+        return self
 
 
 class CompactConfig(_Section):
@@ -238,6 +252,14 @@ def save_run_config(config: RunConfig, path: Path) -> None:
 def load_taxonomy(path: Path) -> Taxonomy:
     """Read a taxonomy from YAML."""
     return Taxonomy.from_dict(_read_yaml(path))
+
+
+def load_label_map(path: Path) -> dict[str, str]:
+    """Read a mapping of source labels to labels of a taxonomy from YAML; null leaves a label out ("")."""
+    raw = _read_yaml(path)
+    if not all(isinstance(key, str) and isinstance(value, str | None) for key, value in raw.items()):
+        raise ConfigError(f"{path}: expected lines of the form 'OLD: NEW', both texts (quote numbers), or 'OLD:'")
+    return {key: value or "" for key, value in raw.items()}
 
 
 def load_policy(path: Path) -> Policy:

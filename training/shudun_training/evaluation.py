@@ -6,7 +6,7 @@ and labels that do not apply to an item are left out of every figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class Predictions:
     selected: NDArray[np.bool_]
     points: tuple[OperatingPoint, ...]
 
+    def part(self, rows: slice) -> Predictions:
+        """The same of some of the rows."""
+        return Predictions(self.scores[rows], self.selected[rows], self.points)
+
 
 def evaluate_bundle(
     scorer: Scorer,
@@ -45,13 +49,23 @@ def evaluate_bundle(
     train: Sequence[Example],
     validation: Sequence[Example],
     thresholds: ThresholdConfig,
+    sources: Mapping[str, slice] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare the bundle and a baseline trained on `train` (thresholds from `validation`) on `examples`.
 
+    Args:
+        scorer: the bundle.
+        examples: rows to measure on.
+        train: rows of the baseline.
+        validation: rows that the baseline's thresholds are fitted on.
+        thresholds: how they are fitted.
+        sources: name of each source → where its rows stand in `examples`; more than one are also measured alone.
+        seed: of the bootstrap.
+
     Returns:
         `model` and `baseline` (macro_f1, micro_f1, macro_ap, per_label), `difference` (model minus baseline,
-        with paired-bootstrap intervals) and `counts`, as plain JSON values.
+        with paired-bootstrap intervals), `counts` and, for several sources, `sources`, as plain JSON values.
 
     Raises:
         ShudunError: the bundle gives a row no finite score.
@@ -65,6 +79,7 @@ def evaluate_bundle(
         raise ShudunError(f"{len(failed)} rows have no finite score, e.g. {failed[0]}; this bundle cannot be measured")
     model = Predictions(scores, selected, scorer.points)
     baseline = baseline_predictions(items, train, validation, taxonomy, thresholds)
+    parts = sources if sources is not None and len(sources) > 1 else {}
     return {
         "model": _block(model, references, taxonomy),
         "baseline": _block(baseline, references, taxonomy),
@@ -79,6 +94,10 @@ def evaluate_bundle(
             "positive_labels": int((references == POSITIVE).sum()),
             "train_rows": len(train),
             "validation_rows": len(validation),
+        },
+        "sources": {
+            name: _source_block(model.part(rows), baseline.part(rows), references[rows], taxonomy)
+            for name, rows in parts.items()
         },
     }
 
@@ -120,6 +139,31 @@ def _block(predictions: Predictions, references: NDArray[np.int64], taxonomy: Ta
     for label, point in zip(taxonomy.label_ids, predictions.points, strict=True):
         result["per_label"][label]["threshold"] = point.threshold
     return result
+
+
+def _source_block(
+    model: Predictions, baseline: Predictions, references: NDArray[np.int64], taxonomy: Taxonomy
+) -> dict[str, Any]:
+    """Figures of one source's rows: of the labels it annotates, and how often the others are flagged there."""
+    figures = [
+        compute_metrics(system.scores, system.selected, references, taxonomy.label_ids)["per_label"]
+        for system in (model, baseline)
+    ]
+    known = references != UNKNOWN
+    annotated = [label for i, label in enumerate(taxonomy.label_ids) if known[:, i].any()]
+    flagged = {
+        label: {
+            name: float(system.selected[:, i].mean()) for name, system in (("model", model), ("baseline", baseline))
+        }
+        for i, label in enumerate(taxonomy.label_ids)
+        if label not in annotated
+    }
+    return {
+        "rows": len(references),
+        "model": {label: figures[0][label] for label in annotated},
+        "baseline": {label: figures[1][label] for label in annotated},
+        "flagged_where_not_annotated": flagged,
+    }
 
 
 def _measured_labels(references: NDArray[np.int64]) -> NDArray[np.int64]:

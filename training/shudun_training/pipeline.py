@@ -42,7 +42,7 @@ from shudun_training.onnx_export import check_tokenizer
 from shudun_training.provenance import environment, now
 from shudun_training.reporting import print_report, write_report
 from shudun_training.run_folder import RECORD, resume_run, start_run
-from shudun_training.sources import SourceRecord, load_examples
+from shudun_training.sources import SourceRecord, load_examples, repeated, source_slices
 
 CONFIG, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "checkpoint", "bundle", "report"
 
@@ -57,7 +57,7 @@ def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = Fal
     (resume_run if resume else start_run)(folder, config, sources)
     save_run_config(config, folder / CONFIG)
     result = fit(
-        rows["train"],
+        repeated(rows["train"], sources["train"]),
         rows["validation"],
         taxonomy=taxonomy,
         model_config=config.model,
@@ -81,7 +81,8 @@ def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = Fal
     (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     export(folder)
     split = "test" if rows["test"] else "validation"
-    _report(Scorer.from_bundle(folder / BUNDLE), split, rows, config.thresholds, folder / REPORT)
+    parts = source_slices(sources[split])
+    _report(Scorer.from_bundle(folder / BUNDLE), split, rows, config.thresholds, folder / REPORT, parts)
 
 
 def export(
@@ -125,21 +126,26 @@ def evaluate(
     *,
     train_data: Path | None = None,
     validation_data: Path | None = None,
+    annotated_labels: Sequence[str] | None = None,
     on_bad_row: str = "fail",
     device: str = "auto",
 ) -> None:
-    """Measure a bundle on labelled rows, beside a baseline trained on the bundle's own training rows."""
+    """Measure a bundle on labelled rows, beside a baseline trained on the bundle's own training rows.
+
+    `annotated_labels`: the labels that `data` annotates; every label by default.
+    """
     scorer = Scorer.from_bundle(bundle_dir, cast("Device", device))
     provenance = scorer.manifest.provenance
     policy = cast("OnBadRow", on_bad_row)
+    source = SourceConfig(path=str(data), annotated_labels=None if annotated_labels is None else list(annotated_labels))
     examples, records = load_examples(
-        [SourceConfig(path=str(data))], scorer.taxonomy, on_bad_row=policy, rejected_dir=report_dir / "rejected"
+        [source], scorer.taxonomy, on_bad_row=policy, rejected_dir=report_dir / "rejected"
     )
     rows = {"data": examples}
     for split, override in (("train", train_data), ("validation", validation_data)):
         rows[split] = _baseline_rows(scorer, split, override, on_bad_row=policy, folder=report_dir / "rejected" / split)
     thresholds = ThresholdConfig.model_validate(provenance.get("thresholds", {}))
-    _report(scorer, "data", rows, thresholds, report_dir, extra={"data": [x.to_dict() for x in records]})
+    _report(scorer, "data", rows, thresholds, report_dir, parts={}, extra={"data": [x.to_dict() for x in records]})
 
 
 def _report(
@@ -148,10 +154,16 @@ def _report(
     rows: dict[str, list[Example]],
     thresholds: ThresholdConfig,
     folder: Path,
+    parts: dict[str, slice],
     extra: dict[str, Any] | None = None,
 ) -> None:
     report = evaluate_bundle(
-        scorer, rows[split], train=rows["train"], validation=rows["validation"], thresholds=thresholds
+        scorer,
+        rows[split],
+        train=rows["train"],
+        validation=rows["validation"],
+        thresholds=thresholds,
+        sources=parts,
     )
     report |= {"split": split, "bundle": scorer.manifest.name, "environment": environment(), **(extra or {})}
     write_report(report, folder)

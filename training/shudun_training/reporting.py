@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+SOURCE_HEADERS = ("source", "label", "positives", "negatives", "F1", "AP", "baseline F1", "baseline AP")
 HEADERS = ("label", "positives", "threshold", "P", "R", "F1", "AP", "baseline F1", "baseline AP")
 
 
@@ -56,11 +57,39 @@ def _table(report: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _source_table(report: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, block in report["sources"].items():
+        for label, model in block["model"].items():
+            baseline = block["baseline"][label]
+            figures = (model["f1"], model["ap"], baseline["f1"], baseline["ap"])
+            counts = (str(model["positives"]), str(model["negatives"]))
+            rows.append([name, label, *counts, *map(_figure, figures)])
+    return rows
+
+
+def _source_lines(report: Mapping[str, Any]) -> list[str]:
+    """Each source alone: what it annotates, and what the model flags there of what it does not annotate."""
+    if not report["sources"]:
+        return []
+    lines = ["## By source", "", f"| {' | '.join(SOURCE_HEADERS)} |", "|" + " --- |" * len(SOURCE_HEADERS)]
+    lines += [f"| {' | '.join(cells)} |" for cells in _source_table(report)]
+    lines += ["", "Share of a source's rows that get a label which the source does not annotate, model / baseline:", ""]
+    for name, block in report["sources"].items():
+        flagged = sorted(block["flagged_where_not_annotated"].items(), key=lambda pair: -pair[1]["model"])
+        shown = ", ".join(
+            f"{label} {share['model']:.1%} / {share['baseline']:.1%}" for label, share in flagged if any(share.values())
+        )
+        lines.append(f"- {name}: {shown or 'none'}")
+    return [*lines, ""]
+
+
 def _markdown(report: Mapping[str, Any]) -> str:
     lines = ["# Evaluation", "", *[f"- {line.strip()}" for line in summary_lines(report)], ""]
     lines += [f"| {' | '.join(HEADERS)} |", "|" + " --- |" * len(HEADERS)]
     lines += [f"| {' | '.join(cells)} |" for cells in _table(report)]
     lines += ["", "Counts: " + ", ".join(f"{name} {value}" for name, value in report["counts"].items()), ""]
+    lines += _source_lines(report)
     return "\n".join(lines)
 
 

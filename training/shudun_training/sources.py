@@ -24,7 +24,8 @@ from shudun_training.examples import Example, ExampleParser
 class SourceRecord:
     """What was read: for provenance and for finding the same rows again.
 
-    `sha256` is over the file's bytes, or over the canonical JSON of the rows of a `datasets` source.
+    `sha256` is over the file's bytes, or over the canonical JSON of the rows of a `datasets` source. `used` of the
+    `good` rows were drawn by `share`.
     """
 
     path: str
@@ -35,6 +36,14 @@ class SourceRecord:
     read: int
     good: int
     rejected: int
+    share: float = 1.0
+    repeat: int = 1
+    used: int = 0
+
+    @property
+    def name(self) -> str:
+        """Short name for reports: file or folder, and split."""
+        return Path(self.path).name + (f"/{self.split}" if self.split else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -43,7 +52,12 @@ class SourceRecord:
     def config(self) -> SourceConfig:
         """The source as configuration, to read it again."""
         return SourceConfig(
-            path=self.path, split=self.split, columns=self.columns, annotated_labels=self.annotated_labels
+            path=self.path,
+            split=self.split,
+            columns=self.columns,
+            annotated_labels=self.annotated_labels,
+            share=self.share,
+            repeat=self.repeat,
         )
 
 
@@ -88,7 +102,7 @@ def _load_one(
         columns=source.columns,
         records=None if dataset is None else _dataset_records(dataset),
     )
-    rows = list(reader)
+    rows = [example for example in reader if _drawn(example, source.share)]
     record = SourceRecord(
         path=source.path,
         split=source.split,
@@ -98,8 +112,39 @@ def _load_one(
         read=reader.read,
         good=reader.good,
         rejected=reader.rejected,
+        share=source.share,
+        repeat=source.repeat,
+        used=len(rows),
     )
     return rows, record
+
+
+def source_slices(records: Sequence[SourceRecord]) -> dict[str, slice]:
+    """Where the rows of each source stand in what `load_examples` returns, by the source's name."""
+    slices: dict[str, slice] = {}
+    start = 0
+    for number, record in enumerate(records, start=1):
+        name = record.name if record.name not in slices else f"{record.name} ({number})"
+        slices[name] = slice(start, start + record.used)
+        start += record.used
+    return slices
+
+
+def repeated(examples: Sequence[Example], records: Sequence[SourceRecord]) -> list[Example]:
+    """The rows of one training epoch: each source as often as its `repeat` says."""
+    slices = source_slices(records).values()
+    return [
+        example
+        for record, part in zip(records, slices, strict=True)
+        for _ in range(record.repeat)
+        for example in examples[part]
+    ]
+
+
+def _drawn(example: Example, share: float) -> bool:
+    # By the id and not by a random number, so that a row stays in or out whatever else the file holds.
+    digest = hashlib.blake2b(str(example.id).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) < share * 2**64
 
 
 def _local_file(source: SourceConfig) -> Path | None:

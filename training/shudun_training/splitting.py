@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from datasketch import MinHash
+from datasketch import MinHash, MinHashLSH
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
 
@@ -52,14 +52,27 @@ def near_duplicate_clusters(
 
 def signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
     """MinHash signatures of texts, uint32 `(n, PERMUTATIONS)`: equal values estimate the Jaccard similarity."""
-    hashes = MinHash.generator(map(_shingles, texts), num_perm=PERMUTATIONS, seed=1)
-    rows = [minhash.hashvalues.astype(np.uint32) for minhash in hashes]
+    rows = [minhash.hashvalues.astype(np.uint32) for minhash in _hashes(texts)]
     return np.array(rows, dtype=np.uint32).reshape(-1, PERMUTATIONS)
 
 
 def text_key(text: str) -> int:
     """A 64-bit hash of the text as near-duplicate search sees it: equal for texts that differ in nothing it counts."""
     return int.from_bytes(hashlib.blake2b(b"\0".join(_shingles(text)), digest_size=8).digest()) or 1
+
+
+def near_duplicates_of(
+    texts: Sequence[str], reference: Sequence[str], *, threshold: float = NEAR_DUPLICATE_JACCARD
+) -> NDArray[np.bool_]:
+    """Which texts have a near-duplicate among `reference`, shape `(len(texts),)`; see `near_duplicate_clusters`."""
+    lsh = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+    known = _hashes(reference)
+    for i, minhash in enumerate(known):
+        lsh.insert(i, minhash)
+    return np.array(
+        [any(known[j].jaccard(minhash) >= threshold for j in lsh.query(minhash)) for minhash in _hashes(texts)],
+        dtype=np.bool_,
+    )
 
 
 def grouped_split(
@@ -91,6 +104,10 @@ def grouped_split(
     for name, (_, held_out) in zip(names, folds.split(presence, presence), strict=True):
         split_of_unit[held_out] = name
     return split_of_unit[unit_of_row]
+
+
+def _hashes(texts: Sequence[str]) -> list[MinHash]:
+    return list(MinHash.generator([_shingles(text) for text in texts], num_perm=PERMUTATIONS, seed=1))
 
 
 def _shingles(text: str) -> list[bytes]:
