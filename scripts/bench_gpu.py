@@ -34,6 +34,7 @@ from rich.table import Table
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from shudun.items import Comment
+from shudun.normalization import normalize_text
 from shudun.tokenization import ItemTokenizer
 from shudun_training.provenance import environment, now
 from shudun_training.vocabulary import SPECIAL_TOKENS, train_tokenizer
@@ -44,7 +45,7 @@ MAX_LENGTH = 128
 STATED_PEAK = 790e12
 """bf16 operations per second that a large product reaches on an H200."""
 
-CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 20000)]
+CHARACTERS = [char for char in map(chr, range(0x4E00, 0x4E00 + 20000)) if normalize_text(char) == char]
 INSTALLED = "BENCH_GPU_ONNXRUNTIME"
 """Environment variable of a restarted run: where its onnxruntime-gpu was installed."""
 

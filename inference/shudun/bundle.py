@@ -19,11 +19,12 @@ from typing import Any
 
 from shudun.calibration import Calibration, OperatingPoint, calibration_from_dict, calibration_to_dict
 from shudun.errors import BundleError, TaxonomyError
+from shudun.normalization import NORMALIZER_VERSION
 from shudun.policy import Policy
 from shudun.taxonomy import Taxonomy
 from shudun.tokenization import ItemTokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 FILES = (GRAPH, "tokenizer.json", "taxonomy.json", "calibration.json", "policy.json", "metrics.json")
@@ -44,13 +45,15 @@ class FileEntry:
 class BundleManifest:
     """What a bundle is, and the checksum of each of its files.
 
-    `precision` names the graph's arithmetic, `max_length` is in tokens, `provenance` records where the model
+    `normalizer` is the version of the text normalisation that the model was trained with, `precision` names the
+    graph's arithmetic, `max_length` is in tokens, `provenance` records where the model
     comes from: encoder, data sources with checksums, versions, git revision.
     """
 
     name: str
     created: str
     shudun_version: str
+    normalizer: str
     precision: str
     max_length: int
     provenance: Mapping[str, Any]
@@ -110,6 +113,7 @@ def write_bundle(
         name=name,
         created=created,
         shudun_version=shudun_version,
+        normalizer=NORMALIZER_VERSION,
         precision=precision,
         max_length=tokenizer.max_length,
         provenance=provenance,
@@ -133,7 +137,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
 
     Raises:
         BundleError: a file is missing, altered, not a regular file or too large; parts do not belong
-            together; or the format is of another version.
+            together; or the format or the text normalisation is of another version.
     """
     root = Path(folder)
     manifest = _parse_manifest(root, _read_regular(root / MANIFEST, limit=MANIFEST_BYTES))
@@ -177,6 +181,11 @@ def _parse_manifest(root: Path, data: bytes) -> BundleManifest:
         raise BundleError(f"{root}/{MANIFEST}: incomplete or mistyped: {error!r}") from error
     if set(entries) != set(FILES):
         raise BundleError(f"{root}/{MANIFEST}: expected exactly the files {sorted(FILES)}, got {sorted(entries)}")
+    if manifest.normalizer != NORMALIZER_VERSION:
+        raise BundleError(
+            f"{root}: the model was trained on text of normaliser {manifest.normalizer!r}, this shudun has "
+            f"{NORMALIZER_VERSION!r}; train again, or install the shudun that made it ({manifest.shudun_version})"
+        )
     if not isinstance(manifest.max_length, int) or not 8 <= manifest.max_length <= 1 << 16:
         raise BundleError(f"{root}/{MANIFEST}: max_length must be 8 to 65536 tokens, got {manifest.max_length!r}")
     return manifest

@@ -280,6 +280,7 @@ def _print_bundle(bundle: Bundle) -> None:
         "name": manifest.name,
         "created": manifest.created,
         "made by": f"shudun {manifest.shudun_version}",
+        "normalizer": manifest.normalizer,
         "precision": manifest.precision,
         "graph": f"{graph.bytes / 1e6:.1f} MB, sha256 {graph.sha256[:16]}",
         "max_length": f"{manifest.max_length} tokens",

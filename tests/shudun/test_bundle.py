@@ -13,6 +13,7 @@ import pytest
 from shudun import BundleError, ShudunError, Taxonomy, read_bundle
 from shudun.bundle import FILES, MANIFEST
 from shudun.calibration import Calibration
+from shudun.normalization import NORMALIZER_VERSION
 
 ALL_FILES = [*FILES, MANIFEST]
 JSON_FILES = [name for name in ALL_FILES if name.endswith(".json")]
@@ -133,10 +134,26 @@ def test_an_oversized_manifest_is_refused_unread(copied):
         read_bundle(copied)
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 1, 3, -1, "2", None, [2]])
 def test_another_format_version_is_refused(copied, version):
     store(copied / MANIFEST, load(copied / MANIFEST) | {"format_version": version})
-    with pytest.raises(BundleError, match="this shudun reads 1; export the bundle again"):
+    with pytest.raises(BundleError, match="this shudun reads 2; export the bundle again"):
+        read_bundle(copied)
+
+
+@pytest.mark.parametrize("version", ["0", NORMALIZER_VERSION + "x", None, 1])
+def test_a_bundle_of_another_normaliser_is_refused(copied, version):
+    assert load(copied / MANIFEST)["normalizer"] == NORMALIZER_VERSION
+    store(copied / MANIFEST, load(copied / MANIFEST) | {"normalizer": version})
+    with pytest.raises(BundleError, match=f"normaliser {version!r}, this shudun has '{NORMALIZER_VERSION}'; train"):
+        read_bundle(copied)
+
+
+def test_a_manifest_without_a_normaliser_is_refused(copied):
+    manifest = load(copied / MANIFEST)
+    del manifest["normalizer"]
+    store(copied / MANIFEST, manifest)
+    with pytest.raises(BundleError, match="incomplete or mistyped"):
         read_bundle(copied)
 
 

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 from shudun import Comment, Note, Taxonomy
+from shudun.normalization import NORMALIZER_VERSION
 from shudun.version import __version__
 
 VERBS = [
@@ -278,6 +279,7 @@ def test_info_shows_what_a_bundle_is(shudun, bundle, scorer):
     for expected in (
         "name tiny",
         "max_length 32 tokens",
+        f"normalizer {NORMALIZER_VERSION}",
         f"sha256 {scorer.manifest.files['model.onnx'].sha256[:16]}",
         "taxonomy test 1",
         "policy default",

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from shudun.errors import ShudunError
+from shudun.normalization import NORMALIZER_VERSION
 from shudun_training.config import RunConfig
-from shudun_training.run_folder import RECORD, TRAINER, resume_run, start_run, whole_checkpoints
+from shudun_training.provenance import environment
+from shudun_training.run_folder import (
+    RECORD,
+    TRAINER,
+    check_normalizer,
+    resume_run,
+    start_run,
+    whole_checkpoints,
+)
 from shudun_training.sources import SourceRecord
 
 
@@ -48,6 +57,20 @@ def test_changed_settings_or_rows_are_named_and_refused(config, sources, tmp_pat
         resume_run(tmp_path, config, changed)
     with pytest.raises(ShudunError, match=r"sources\.test"):
         resume_run(tmp_path, config, {**sources, "test": sources["train"]})
+
+
+def test_another_text_normalisation_is_named_and_refused(config, sources, tmp_path, monkeypatch):
+    start_run(tmp_path, config, sources)
+    monkeypatch.setattr("shudun_training.run_folder.NORMALIZER_VERSION", "other")
+    with pytest.raises(ShudunError, match=r"changed since the run started: normalizer\."):
+        resume_run(tmp_path, config, sources)
+
+
+@pytest.mark.parametrize("record", [{}, {"environment": {}}, {"environment": {"normalizer": "0"}}])
+def test_a_run_of_another_normaliser_is_not_exported(tmp_path, record):
+    check_normalizer(tmp_path, {"environment": environment()})
+    with pytest.raises(ShudunError, match=f"this shudun has '{NORMALIZER_VERSION}'; train again"):
+        check_normalizer(tmp_path, record)
 
 
 def test_nothing_to_resume_is_an_error(config, sources, tmp_path):

@@ -167,7 +167,7 @@ def test_near_duplicates_of_other_texts_are_found_one_by_one() -> None:
 
 
 def test_texts_that_are_merely_alike_are_no_near_duplicates() -> None:
-    # About two thirds of the 3-grams shared: the index proposes some of these, none is above the threshold.
-    alike = [BASE[:31] + text[:7] for text in texts(150, seed=2)]
+    # About six tenths of the 3-grams shared: the index proposes some of these, none is above the threshold.
+    alike = [BASE[:29] + text[:8] for text in texts(150, seed=2)]
     assert not near_duplicates_of(alike, [BASE]).any()
     assert near_duplicates_of(alike, [BASE], threshold=0.3).all()

@@ -41,7 +41,7 @@ from shudun_training.finetune import fit
 from shudun_training.onnx_export import check_tokenizer
 from shudun_training.provenance import environment, now
 from shudun_training.reporting import print_report, write_report
-from shudun_training.run_folder import RECORD, resume_run, start_run
+from shudun_training.run_folder import RECORD, check_normalizer, resume_run, start_run
 from shudun_training.sources import SourceRecord, load_examples, repeated, source_slices
 
 CONFIG, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "checkpoint", "bundle", "report"
@@ -91,10 +91,12 @@ def export(
     """Calibrate a run's checkpoint on its validation rows, pass the gates, write the bundle.
 
     Raises:
+        ShudunError: the run was trained with another version of the text normalisation.
         GateError: graph, tokenisation or quantisation differ too much from the checkpoint; nothing is written.
     """
     _hide_weight_bars()
     config, record = _read_run(run_dir)
+    check_normalizer(run_dir, record)
     validation, _ = _reload(record["sources"]["validation"], config)
     labels = label_matrix(validation, load_taxonomy(config.taxonomy))
     model, tokenizer = load_checkpoint(run_dir / CHECKPOINT)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shudun.normalization import NORMALIZER_VERSION
 from shudun.version import __version__
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "onnx", "onnxruntime", "tokenizers", "numpy")
@@ -18,6 +19,7 @@ def environment() -> dict[str, Any]:
     """Versions, platform and the git revision of this code (`None` outside a checkout)."""
     return {
         "shudun": __version__,
+        "normalizer": NORMALIZER_VERSION,
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),

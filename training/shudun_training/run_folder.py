@@ -11,6 +11,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from shudun.errors import ShudunError
+from shudun.normalization import NORMALIZER_VERSION
 from shudun_training.config import RunConfig
 from shudun_training.sources import SourceRecord
 
@@ -36,7 +37,7 @@ def start_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[So
 
 
 def resume_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> None:
-    """Check that a run may go on: same configuration, same rows.
+    """Check that a run may go on: same configuration, same rows, same text normalisation.
 
     Raises:
         ShudunError: no run was started here, or something changed since; the message names what.
@@ -50,6 +51,20 @@ def resume_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[S
         raise ShudunError(
             f"{folder}: cannot resume, changed since the run started: {', '.join(changed)}. "
             "Undo the change, or start again in another folder"
+        )
+
+
+def check_normalizer(folder: Path, record: Mapping[str, Any]) -> None:
+    """Check that a finished run, by its record, was trained on text normalised as it is now.
+
+    Raises:
+        ShudunError: another version, or a run from before versions were recorded.
+    """
+    trained = record.get("environment", {}).get("normalizer")
+    if trained != NORMALIZER_VERSION:
+        raise ShudunError(
+            f"{folder}: trained on text of normaliser {trained!r}, this shudun has {NORMALIZER_VERSION!r}; "
+            "train again, or export with the shudun that trained it"
         )
 
 
@@ -70,6 +85,7 @@ def _holds_json(path: Path) -> bool:
 
 def _inputs(config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> dict[str, Any]:
     return {
+        "normalizer": NORMALIZER_VERSION,
         "config": config.model_dump(mode="json", exclude={"output_dir"}),
         "sources": {split: [record.to_dict() for record in records] for split, records in sources.items()},
     }

@@ -16,6 +16,7 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
 
 from shudun.errors import ShudunError
+from shudun.normalization import normalize_text
 from shudun_training.near_duplicates import (
     NEAR_DUPLICATE_JACCARD,
     PERMUTATIONS,
@@ -111,5 +112,6 @@ def _hashes(texts: Sequence[str]) -> list[MinHash]:
 
 
 def _shingles(text: str) -> list[bytes]:
-    plain = "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    # The normaliser leaves Chinese punctuation alone; here its width is no difference either.
+    plain = "".join(unicodedata.normalize("NFKC", normalize_text(text)).casefold().split())
     return [plain[i : i + 3].encode("utf-8", "surrogatepass") for i in range(max(len(plain) - 2, 1))]
