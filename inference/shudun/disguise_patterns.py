@@ -203,4 +203,4 @@ def _latin(match: re.Match[str]) -> str:
 def _signs() -> str:
     """Signs that split words, as the inside of a regular-expression set; pluses have a meaning of their own."""
     symbols = re.sub(f"[{PLUS}]", "", "".join(map(chr, range(0x2500, 0x27C0))))
-    return f"{SIGNS}¤♡{symbols}\u200d{EMOJI}"
+    return f"{SIGNS}{symbols}\u200d{EMOJI}"
