@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-import torch
+from lively_bert import lively
 from transformers import BertConfig, BertForSequenceClassification, ErnieConfig, ErnieForSequenceClassification
 
 from shudun.batching import Batching
@@ -27,15 +27,6 @@ TINY = {
     "max_position_embeddings": 32,
     "num_labels": 4,
 }
-
-
-def lively(model):
-    """Weights far enough from zero that a wrong bias, norm or mask shows."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

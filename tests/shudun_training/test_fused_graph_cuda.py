@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
+from lively_bert import lively
 from onnx import TensorProto
 from transformers import BertConfig, BertForSequenceClassification, ErnieConfig, ErnieForSequenceClassification
 
@@ -31,15 +31,6 @@ TINY = {
 }
 SHAPES = {"Shape", "Size", "Reshape", "Expand", "ConstantOfShape", "Concat", "Range"}
 """Nodes that onnxruntime would put on the CPU, or that need one there."""
-
-
-def lively(model):
-    """Weights far enough from zero that a wrong bias, norm or mask shows."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
