@@ -20,6 +20,7 @@ import numpy as np
 
 from shudun.errors import BundleError
 from shudun.items import Comment, Item
+from shudun.normalization import normalize_text
 from shudun.scorer import Scorer
 
 LATENCY_TEXTS = 200
@@ -108,10 +109,11 @@ def benchmark(
 
 
 def generated_items(count: int, *, seed: int = 0) -> list[Item]:
-    """Comments of random common Chinese characters with log-normal lengths."""
+    """Comments of random Chinese characters that the normaliser leaves alone, with log-normal lengths."""
     rng = np.random.default_rng(seed)
+    characters = [char for char in map(chr, range(0x4E00, 0x6E00)) if normalize_text(char) == char]
     lengths = np.clip(np.round(rng.lognormal(np.log(MEDIAN_CHARACTERS), SPREAD, count)), 2, 500).astype(int)
-    return [Comment("".join(map(chr, rng.integers(0x4E00, 0x6E00, length)))) for length in lengths]
+    return [Comment("".join(rng.choice(characters, length))) for length in lengths]
 
 
 def model_operations(scorer: Scorer, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> float:
