@@ -12,13 +12,12 @@ from typing import Any
 from shudun.items import Item, Note
 from shudun.records import Record
 from shudun.rows import Row
+from shudun_training.evidence import TEXT_FIELDS
 from shudun_training.examples import Example, ExampleParser
 from shudun_training.importers.contract import Dropped, Part, Plan
 
 MAX_TEXT_CHARS = 1 << 20
 """Longest text of a row. What is longer is no comment or note, but a quote or line break that is missing."""
-
-TEXT_FIELDS = ("title", "text", "parent_text")
 
 
 @dataclass(frozen=True, slots=True)
