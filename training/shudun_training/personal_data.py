@@ -8,11 +8,11 @@ A finding never holds the value itself, only its masked form.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-
-from shudun.normalization import normalize_text
+from functools import cache
 
 HANZI_DIGITS = str.maketrans("零〇一二三四五六七八九幺壹贰叁肆伍陆柒捌玖", "001234567891123456789")
 PLACEHOLDER_WORDS = ("demo", "sample", "test", "example", "dummy", "0000")
@@ -55,14 +55,14 @@ class PersonalData:
 
 def find_personal_data(text: str) -> list[PersonalData]:
     """What looks like real personal data in a text, in no order, placeholders left out."""
-    if not HINT.search(folded := normalize_text(text)):
+    if not HINT.search(folded := _folded(text)):
         return []
     return [PersonalData(kind, mask(value)) for kind, value in _values(folded)]
 
 
 def without_personal_data(text: str) -> str:
-    """The normalised text with every finding masked: fit to be shown in a report."""
-    folded = normalize_text(text)
+    """The text, width and digit forms folded, with every finding masked: fit to be shown in a report."""
+    folded = _folded(text)
     if HINT.search(folded):
         for _, value in _values(folded):
             folded = folded.replace(value, mask(value))
@@ -129,3 +129,24 @@ PATTERNS: Mapping[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
     "contact_handle": (HANDLE, _is_real_handle),
     "link": (LINK, _is_real_address),
 }
+
+
+def _folded(text: str) -> str:
+    return text if text.isascii() else text.translate(_fold_table())
+
+
+@cache
+def _fold_table() -> dict[int, str | None]:
+    """Full-width, styled and circled ASCII look-alikes to ASCII; zero-width and keycap marks to nothing.
+
+    The normaliser leaves full-width punctuation alone, which stands between a cue and a handle here.
+    """
+    ranges = [(0xFF01, 0xFF5F), (0x2460, 0x2469), (0x2776, 0x277F), (0x2780, 0x2789), (0x1D400, 0x1D800)]
+    table: dict[int, str | None] = {}
+    for start, end in ranges:
+        for code in range(start, end):
+            plain = unicodedata.normalize("NFKC", chr(code))
+            digit = unicodedata.digit(chr(code), None)
+            if digit is not None or (len(plain) == 1 and plain.isascii()):
+                table[code] = plain if digit is None else str(digit)
+    return table | dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFE0F, 0x20E3, 0xFEFF), None)
