@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from shudun import terminal
+from shudun.builtin import BUILTIN_BUNDLE
 from shudun.cli_options import BadRowChoice, BadRowOption, ColumnOption, parse_columns, parse_names, training_module
 from shudun.data_cli import data_app
 from shudun.errors import ShudunError
@@ -63,6 +64,7 @@ class DeviceChoice(StrEnum):
 
 
 BundleOption = Annotated[Path, typer.Option(help="Bundle folder.")]
+OptionalBundle = Annotated[Path, typer.Option(help="Bundle folder.", show_default="the built-in one")]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; one that is asked for never falls back.")]
 
 
@@ -70,7 +72,7 @@ DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; one that
 def score(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Items: .jsonl, .csv (also .gz) or .parquet.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Scored rows: .jsonl or .parquet.")],
-    bundle: BundleOption,
+    bundle: OptionalBundle = BUILTIN_BUNDLE,
     device: DeviceOption = DeviceChoice.auto,
     threads: Annotated[int | None, typer.Option(min=1, help="Batches computed at once.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Most padded tokens per model run.")] = None,
@@ -109,7 +111,11 @@ def score(
 
 
 @app.command()
-def info(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]) -> None:
+def info(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="[BUNDLE]", help="Bundle folder.", show_default="the built-in one")
+    ] = BUILTIN_BUNDLE,
+) -> None:
     """Verify a bundle and show what it is: labels, thresholds, origin."""
     from shudun.bundle import read_bundle
 
@@ -118,7 +124,7 @@ def info(bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle f
 
 @app.command()
 def bench(
-    bundle: BundleOption,
+    bundle: OptionalBundle = BUILTIN_BUNDLE,
     texts: Annotated[
         Path | None, typer.Option(help="Items to score, as for `score`; without it, generated comments.")
     ] = None,

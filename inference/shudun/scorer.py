@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shudun.batching import Batching
+from shudun.builtin import BUILTIN_BUNDLE
 from shudun.bundle import Bundle, BundleManifest, read_bundle
 from shudun.calibration import OperatingPoint
 from shudun.devices import Device, GpuSettings
@@ -163,6 +164,15 @@ class Scorer:
             gpu_memory=gpu_memory,
             engine_cache=engine_cache,
         )
+
+    @classmethod
+    def builtin(cls, device: Device = "auto", threads: int | None = None, *, max_windows: int = 1) -> Scorer:
+        """Load the bundle that ships inside this package: shudun-xhs, int8; arguments as of `from_bundle`.
+
+        It was trained on written, not observed notes and comments (its model card says what that means): a start,
+        to be measured on your own rows before it decides anything.
+        """
+        return cls.from_bundle(BUILTIN_BUNDLE, device, threads, max_windows=max_windows)
 
     @property
     def taxonomy(self) -> Taxonomy:

@@ -160,3 +160,17 @@ def test_an_unreachable_encoder_is_named_with_what_to_do() -> None:
 def test_a_tokenizer_without_a_definition_to_ship_is_refused() -> None:
     with pytest.raises(ShudunError, match=r"SimpleNamespace: expected a tokenizer with a tokenizer\.json"):
         item_tokenizer(SimpleNamespace(), max_length=32)  # type: ignore[arg-type]
+
+
+def test_weights_stored_in_fp16_are_loaded_in_fp32(
+    folder: Path, trained: Trained, taxonomy: Taxonomy, tmp_path: Path
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: weight.half() for name, weight in weights.items()}, half / "model.safetensors", {"format": "pt"})
+    config = json.loads((half / "config.json").read_text(encoding="utf-8")) | {"dtype": "float16"}
+    (half / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    loaded, _ = load_checkpoint(half)
+    tuned = build_model(ModelConfig(encoder=str(half), max_length=32), taxonomy, trained.tokenizer)
+    assert {p.dtype for model in (loaded, tuned) for p in model.parameters()} == {torch.float32}

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
@@ -24,6 +25,7 @@ from transformers import (
 from shudun.errors import ShudunError
 from shudun.taxonomy import Taxonomy
 from shudun.tokenization import ItemTokenizer
+from shudun_training.builtin import encoder_location
 from shudun_training.config import CompactConfig, ModelConfig
 from shudun_training.vocabulary import train_tokenizer
 
@@ -41,7 +43,8 @@ def build_tokenizer(config: ModelConfig, texts: Iterable[str]) -> PreTrainedToke
             mask_token="[MASK]",  # noqa: S106
             model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         )
-    loaded: PreTrainedTokenizerBase = _loaded(config.encoder, AutoTokenizer.from_pretrained, revision=config.revision)
+    name = encoder_location(config.encoder)
+    loaded: PreTrainedTokenizerBase = _loaded(name, AutoTokenizer.from_pretrained, revision=config.revision)
     return loaded
 
 
@@ -56,10 +59,11 @@ def build_model(config: ModelConfig, taxonomy: Taxonomy, tokenizer: PreTrainedTo
     if config.compact is not None:
         return BertForSequenceClassification(_compact(config.compact, config.max_length, tokenizer, head))
     model: PreTrainedModel = _loaded(
-        config.encoder,
+        encoder_location(config.encoder),
         AutoModelForSequenceClassification.from_pretrained,
         revision=config.revision,
         use_safetensors=True,
+        dtype=torch.float32,  # by default weights that are stored in fp16 would also be trained in fp16
         ignore_mismatched_sizes=True,
         **head,
     )
@@ -94,7 +98,11 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if not folder.is_dir():
         raise ShudunError(f"{folder}: no checkpoint folder; run `shudun train` first")
     model, report = _loaded(
-        str(folder), AutoModelForSequenceClassification.from_pretrained, use_safetensors=True, output_loading_info=True
+        str(folder),
+        AutoModelForSequenceClassification.from_pretrained,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
     )
     # transformers would fill absent weights with random numbers.
     if missing := sorted(report["missing_keys"]):

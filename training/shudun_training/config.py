@@ -96,7 +96,7 @@ class ModelConfig(_Section):
     """What is fine-tuned: exactly one of `encoder` and `compact`."""
 
     encoder: str | None = None
-    """Hub id or local folder of a BERT-family encoder (safetensors)."""
+    """Hub id or local folder of a BERT-family encoder (safetensors), or `builtin`, the one that ships with shudun."""
 
     revision: str | None = None
     """Hub revision (branch, tag or commit) of `encoder`."""
