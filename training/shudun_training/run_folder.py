@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
-
 from shudun.errors import ShudunError
 from shudun.normalization import NORMALIZER_VERSION
 from shudun_training.config import RunConfig
+from shudun_training.processes import process_count
+from shudun_training.run_files import INPUTS, RECORD, TRAINER
 from shudun_training.sources import SourceRecord
-
-RECORD, TRAINER, INPUTS = "run.json", "trainer", "inputs.json"
+from shudun_training.trainer_checkpoints import whole_checkpoints
 
 
 def start_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> None:
@@ -37,7 +36,7 @@ def start_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[So
 
 
 def resume_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> None:
-    """Check that a run may go on: same configuration, same rows, same text normalisation.
+    """Check that a run may go on: same configuration, rows, text normalisation, number of processes.
 
     Raises:
         ShudunError: no run was started here, or something changed since; the message names what.
@@ -46,7 +45,7 @@ def resume_run(folder: Path, config: RunConfig, sources: Mapping[str, Sequence[S
         before = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ShudunError(f"{folder}: no run to resume ({error}); start without --resume") from error
-    changed = _differences(before, _inputs(config, sources))
+    changed = differences(before, _inputs(config, sources))
     if changed:
         raise ShudunError(
             f"{folder}: cannot resume, changed since the run started: {', '.join(changed)}. "
@@ -68,34 +67,21 @@ def check_normalizer(folder: Path, record: Mapping[str, Any]) -> None:
         )
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """Trainer checkpoints in order of their steps, without those that were cut off inside a save."""
-    # Trainer writes its state last.
-    whole = [path for path in folder.glob("checkpoint-*") if _holds_json(path / TRAINER_STATE_NAME)]
-    return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def _holds_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _inputs(config: RunConfig, sources: Mapping[str, Sequence[SourceRecord]]) -> dict[str, Any]:
     return {
         "normalizer": NORMALIZER_VERSION,
+        "processes": process_count(),
         "config": config.model_dump(mode="json", exclude={"output_dir"}),
         "sources": {split: [record.to_dict() for record in records] for split, records in sources.items()},
     }
 
 
-def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """Where two JSON values differ, as paths such as `config.training.seed`."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        return [x for key in keys for x in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+        return [x for key in keys for x in differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = enumerate(zip(before, after, strict=True))
-        return [x for i, (old, new) in pairs for x in _differences(old, new, f"{path}[{i}]")]
+        return [x for i, (old, new) in pairs for x in differences(old, new, f"{path}[{i}]")]
     return [] if before == after else [path]
