@@ -13,7 +13,7 @@ make_environment() {
   }
   echo "Making .venv (some minutes on the first run) ..."
   "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,dev]'
+  .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,train,tune,dev]'
   echo "$wanted" >"$stamp"
 }
 

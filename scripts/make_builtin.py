@@ -3,9 +3,9 @@
 
 python scripts/make_builtin.py --encoder runs/pretrain-compact/encoder --run runs/xhs-builtin
 
-The encoder is stored in fp16 with its masked-language-model head. The bundle is int8; paths of its sources are
-written relative to the repository, so that nothing of the machine that made it is in it. The model card
-(training/shudun_training/builtin_encoder/README.md) is written by hand and kept.
+The encoder is stored in fp16 with its masked-language-model head and a pooler that is the identity. The bundle is int8;
+paths of its sources are written relative to the repository, so that nothing of the machine that made it is in it. The
+model card (training/shudun_training/builtin_encoder/README.md) is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from shudun.builtin import BUILTIN_BUNDLE
@@ -23,6 +24,7 @@ from shudun_training.builtin import BUILTIN_ENCODER
 from shudun_training.pipeline import export
 
 ROOT = Path(__file__).resolve().parents[1]
+POOLER = "bert.pooler.dense"
 MOST_PARAMETERS = 14_000_000
 MOST_BUNDLE_BYTES = 16_000_000
 
@@ -34,7 +36,14 @@ def write_encoder(source: Path) -> None:
         raise SystemExit(f"{source}: {parameters:,} parameters, at most {MOST_PARAMETERS:,} are shipped")
     # What fine-tuning takes from the configuration; pre-training has no use for dropout.
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
+    weights = {name: weight.to(torch.float16) for name, weight in model.state_dict().items()}
+    # Pre-training read [CLS] without a pooler: one that changes nothing is a better start than random weights.
+    width = model.config.hidden_size
+    weights |= {POOLER + ".weight": torch.eye(width), POOLER + ".bias": torch.zeros(width)}
     model.to(torch.float16).save_pretrained(BUILTIN_ENCODER)
+    tied = set(model.all_tied_weights_keys)
+    kept = {name: weight.to(torch.float16).contiguous() for name, weight in weights.items() if name not in tied}
+    save_file(kept, BUILTIN_ENCODER / "model.safetensors", {"format": "pt"})
     AutoTokenizer.from_pretrained(source).save_pretrained(BUILTIN_ENCODER)
     print(f"{BUILTIN_ENCODER.relative_to(ROOT)}: {parameters:,} parameters, {_megabytes(BUILTIN_ENCODER):.1f} MB")
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+from torch.distributed.fsdp import StateDictType
 
 from shudun.policy import Decider
-from shudun_training.config import load_policy, load_run_config, load_taxonomy
+from shudun_training.config import RegularisationConfig, load_policy, load_run_config, load_taxonomy
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -35,6 +41,18 @@ def test_every_run_configuration_shows_its_own_launch_command(path: Path) -> Non
     assert f"shudun train --config configs/train/{path.name}" in path.read_text(encoding="utf-8")
 
 
+def test_the_options_that_a_configuration_shows_as_comments_are_valid(tmp_path: Path) -> None:
+    path = CONFIGS / "train" / "xhs-macbert-base.yaml"
+    active, _, shown = path.read_text(encoding="utf-8").partition("# Options, all off")
+    options = yaml.safe_load("\n".join(line.removeprefix("#").removeprefix(" ") for line in shown.splitlines()[1:]))
+    assert set(options) == {"loss", "regularisation", "search"}
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump(yaml.safe_load(active) | options), encoding="utf-8")
+    config = load_run_config(tmp_path / "options.yaml")
+    assert config.loss.name == "asymmetric"
+    off = RegularisationConfig()
+    assert all(getattr(config.regularisation, name) != getattr(off, name) for name in RegularisationConfig.model_fields)
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("taxonomy", TAXONOMIES, ids=lambda path: path.stem)
 def test_every_policy_has_a_rule_for_every_tier(taxonomy: Path, policy: Path) -> None:
@@ -47,6 +65,36 @@ def test_every_taxonomy_is_named_as_its_file_and_defines_each_label(path: Path) 
     assert taxonomy.id == path.stem
     assert all(label.definition_en and label.name_zh for label in taxonomy.labels)
     assert type(taxonomy).from_dict(taxonomy.to_dict()) == taxonomy
+
+
+def launched(name: str) -> tuple[Any, dict[str, str]]:
+    """What `accelerate launch` makes of a file: its arguments, and the environment of each process."""
+    file = CONFIGS / "accelerate" / f"{name}.yaml"
+    command = f"--config_file {file} --num_processes 4 -m shudun train --config RUN.yaml"
+    assert f"accelerate launch {command.replace(str(ROOT) + '/', '')}" in file.read_text(encoding="utf-8")
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(command.split()))
+    return arguments, prepare_multi_gpu_env(arguments)
+
+
+def test_ddp_starts_as_many_processes_as_asked_for_and_leaves_precision_to_the_run() -> None:
+    arguments, environment = launched("ddp")
+    assert (arguments.multi_gpu, arguments.use_fsdp, arguments.num_processes) == (True, False, 4)
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
+    assert environment["ACCELERATE_DYNAMO_BACKEND"] == "NO"
+    assert "ACCELERATE_USE_FSDP" not in environment
+
+
+def test_fsdp_shards_by_layers_and_saves_full_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, environment = launched("fsdp")
+    assert (arguments.multi_gpu, arguments.use_fsdp, arguments.num_processes) == (False, True, 4)
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
+    assert plugin.state_dict_type == StateDictType.FULL_STATE_DICT
+    assert plugin.transformer_cls_names_to_wrap == ["BertLayer"]
+    assert not plugin.cpu_ram_efficient_loading
 
 
 def test_xhs_has_sixteen_labels_with_rules() -> None:

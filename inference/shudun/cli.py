@@ -1,4 +1,4 @@
-"""The `shudun` command. Scoring verbs live here, data verbs in `data_cli`.
+"""The `shudun` command. Scoring verbs live here, data verbs in `data_cli`, lists of runs in `runs_cli`.
 
 Training verbs load `shudun_training` when they are called.
 Exit codes: 0 done, 1 refused or failed with a reason on stderr, 2 wrong usage.
@@ -22,6 +22,7 @@ from shudun.builtin import BUILTIN_BUNDLE
 from shudun.cli_options import BadRowChoice, BadRowOption, ColumnOption, parse_columns, parse_names, training_module
 from shudun.data_cli import data_app
 from shudun.errors import ShudunError
+from shudun.runs_cli import runs_app
 from shudun.version import __version__
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 
 
 class PrecisionChoice(StrEnum):
@@ -172,6 +174,42 @@ def train(
 ) -> None:
     """Fine-tune, calibrate, export and evaluate: one configuration, one run folder, one bundle."""
     training_module("pipeline").run(config, output_dir=output_dir, resume=resume)
+
+
+@app.command()
+def tune(
+    config: Annotated[Path, typer.Option(help="Run configuration (YAML); its 'search' section says what varies.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the whole search, earlier ones included.")],
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the search; the configured run folder with -search by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in a folder that holds a search.")] = False,
+) -> None:
+    """Search for hyper-parameters on the validation split; writes best.yaml for `shudun train`."""
+    training_module("tuning").tune(config, trials=trials, output_dir=output_dir, resume=resume)
+
+
+@app.command()
+def distill(
+    config: Annotated[Path, typer.Option(help="Configuration (YAML); see configs/distill/.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Run folder, instead of the configured one.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
+) -> None:
+    """Train a small student on the scores of one or more teachers, also on texts without labels."""
+    training_module("distillation.command").run(config, output_dir=output_dir, resume=resume)
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Option(help="Pre-training configuration (YAML); see configs/pretrain/.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Run folder, instead of the configured one.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
+    branch: Annotated[
+        Path | None, typer.Option(help="Begin at a checkpoint folder of another run: its weights, optimisers and step.")
+    ] = None,
+) -> None:
+    """Pre-train an encoder on texts without labels, from random weights or from another encoder."""
+    training_module("pretraining.command").pretrain(config, output_dir=output_dir, resume=resume, branch=branch)
 
 
 @app.command()

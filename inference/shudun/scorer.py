@@ -175,6 +175,11 @@ class Scorer:
         return cls.from_bundle(BUILTIN_BUNDLE, device, threads, max_windows=max_windows)
 
     @property
+    def bundle(self) -> Bundle:
+        """The loaded bundle, graph included."""
+        return self._bundle
+
+    @property
     def taxonomy(self) -> Taxonomy:
         """Labels and their order."""
         return self._bundle.taxonomy

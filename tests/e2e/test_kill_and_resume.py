@@ -1,8 +1,7 @@
-"""SIGKILL in the middle of saves: the resumed run ends with the bytes of an undisturbed one."""
+"""SIGKILL in the middle of saves and at any moment: the resumed run ends with the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from shudun_training.trainer_checkpoints import whole_checkpoints
 
 ROOT = Path(__file__).parents[2]
 KILLS = 5
@@ -62,17 +63,6 @@ def kill_at_next_save(process: subprocess.Popen[bytes], trainer: Path, delay: fl
     return process.wait() == -signal.SIGKILL
 
 
-def whole(trainer: Path) -> list[Path]:
-    found = []
-    for path in trainer.glob("checkpoint-*/trainer_state.json"):
-        try:
-            json.loads(path.read_bytes())
-        except ValueError:
-            continue
-        found.append(path.parent)
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_run_killed_inside_its_saves_ends_as_an_undisturbed_one(config: Path, tmp_path: Path) -> None:
@@ -82,12 +72,51 @@ def test_a_run_killed_inside_its_saves_ends_as_an_undisturbed_one(config: Path, 
     delays = random.Random(0)  # noqa: S311
     kills = 0
     for _ in range(KILLS):
-        process = start(config, killed, resume=bool(whole(killed / "trainer")))
+        process = start(config, killed, resume=bool(whole_checkpoints(killed / "trainer")))
         kills += kill_at_next_save(process, killed / "trainer", delays.uniform(0, 0.06))
     assert kills >= KILLS - 1
     assert not (killed / "bundle").exists()
 
-    last = start(config, killed, resume=bool(whole(killed / "trainer")))
+    last = start(config, killed, resume=bool(whole_checkpoints(killed / "trainer")))
     assert last.wait() == 0, killed.with_suffix(".log").read_text(encoding="utf-8")
+    for part in SHIPPED_PARTS:
+        assert (killed / part).read_bytes() == (undisturbed / part).read_bytes(), part
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(config: Path, tmp_path: Path) -> None:
+    """Within epochs and accumulated batches, with disguised rows and early stopping; also before the first save."""
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    values["training"] |= {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 12,
+        "save_steps": 4,
+        "early_stopping_patience": 4,
+    }
+    values["augmentation"] = {"probability": 0.5}
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    started = time.monotonic()
+    assert start(config, undisturbed, resume=False).wait() == 0
+    seconds = time.monotonic() - started
+
+    delays = random.Random(0)  # noqa: S311
+    kills = 0
+    while kills < KILLS:
+        process = start(config, killed, resume=bool(whole_checkpoints(killed / "trainer")))
+        try:
+            code = process.wait(delays.uniform(0.3, 0.9) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        else:
+            assert code == 0, killed.with_suffix(".log").read_text(encoding="utf-8")
+            break
+    assert kills >= 2
+    if not (killed / "report").exists():
+        last = start(config, killed, resume=bool(whole_checkpoints(killed / "trainer")))
+        assert last.wait() == 0, killed.with_suffix(".log").read_text(encoding="utf-8")
     for part in SHIPPED_PARTS:
         assert (killed / part).read_bytes() == (undisturbed / part).read_bytes(), part

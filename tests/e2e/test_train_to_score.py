@@ -149,6 +149,10 @@ def test_the_run_folder_is_complete_and_holds_nothing_pickled_to_share(run: Path
         "config.yaml",
         "inputs.json",
         "run.json",
+        "starts.jsonl",
+        ".lock",
+        "curves.jsonl",
+        "curves.svg",
         "trainer",
         "checkpoint",
         "bundle",
@@ -156,7 +160,7 @@ def test_the_run_folder_is_complete_and_holds_nothing_pickled_to_share(run: Path
     }
     for part in ("checkpoint", "bundle", "report"):
         endings = {path.suffix for path in (run / part).rglob("*")}
-        assert endings <= {".json", ".safetensors", ".onnx", ".md"}, part
+        assert endings <= {".json", ".safetensors", ".onnx", ".md", ".npz"}, part
     assert {path.name for path in (run / "bundle").iterdir()} == {
         "manifest.json",
         "model.onnx",
@@ -166,7 +170,7 @@ def test_the_run_folder_is_complete_and_holds_nothing_pickled_to_share(run: Path
         "policy.json",
         "metrics.json",
     }
-    assert {path.name for path in (run / "report").iterdir()} == {"report.json", "report.md"}
+    assert {path.name for path in (run / "report").iterdir()} == {"report.json", "report.md", "scores.npz"}
 
 
 def test_the_run_records_what_it_was_made_of(run: Path, config: Path) -> None:
@@ -176,6 +180,11 @@ def test_the_run_records_what_it_was_made_of(run: Path, config: Path) -> None:
     assert record["steps"] == 8
     assert record["environment"]["packages"]["torch"]
     assert len([entry for entry in record["log"] if "eval_loss" in entry]) == 2
+    curves = read_jsonl(run / "curves.jsonl")
+    for name in ("loss", "eval_loss", "eval_macro_ap"):
+        logged = [(entry["step"], entry[name]) for entry in record["log"] if name in entry]
+        assert [(line["step"], line[name]) for line in curves if name in line] == logged
+    assert "tokens/s" in (run / "curves.svg").read_text(encoding="utf-8")
     for split, size in SIZES.items():
         (source,) = record["sources"][split]
         assert source["path"] == str(config.parent / f"{split}.jsonl")
@@ -185,6 +194,39 @@ def test_the_run_records_what_it_was_made_of(run: Path, config: Path) -> None:
     assert provenance["sources"] == record["sources"]
     assert provenance["gate"]["parity"]["texts"] == SIZES["validation"] + 5  # the gate's own
     assert provenance["gate"]["parity"]["max_abs_logit"] <= 1e-4
+
+
+def test_the_run_is_listed_with_the_figures_of_its_report(run: Path) -> None:
+    result = shudun("runs", run.parent, "--json", "-")
+    assert result.code == 0, result.text
+    (listed,) = json.loads(result.out)["runs"]
+    report, record = read_json(run / "report" / "report.json"), read_json(run / "run.json")
+    assert (listed["folder"], listed["state"], listed["name"]) == ("run", "finished", "small")
+    assert listed["metrics"]["macro_f1"] == report["model"]["macro_f1"]
+    assert listed["difference_to_baseline"] == report["difference"]
+    assert listed["validation"]["macro_ap"] == read_json(run / "bundle" / "metrics.json")["validation"]["macro_ap"]
+    assert listed["rows"] == SIZES
+    assert listed["data"] == record["data"]
+    assert (listed["epochs"], listed["steps"], listed["resumed"]) == (2, 8, 0)
+    assert listed["started"] <= listed["finished"]
+    assert f"{report['model']['macro_f1']:.3f}" in shudun("runs", run.parent).out
+
+
+def test_a_run_compared_with_another_evaluation_of_itself_differs_by_nothing(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(run, again, ignore=shutil.ignore_patterns("trainer", "checkpoint", "report"))
+    data = run.parent / "test.jsonl"
+    command = ("evaluate", "--bundle", run / "bundle", "--data", data, "--report", again / "report")
+    assert shudun(*command).code == 0
+    result = shudun("runs", "compare", run, again, "--json", tmp_path / "compared.json")
+    assert result.code == 0, result.text
+    assert "the same 16 rows with the same labels" in result.text
+    compared = read_json(tmp_path / "compared.json")
+    assert compared["config"] == compared["versions"] == {}
+    (difference,) = compared["differences"]
+    assert difference["comparable"]
+    assert difference["intervals"]
+    assert difference["overall"]["macro_ap"]["delta"] == 0.0
 
 
 def test_a_person_sees_epochs_gate_and_report(trained: tuple[Path, Result]) -> None:

@@ -20,6 +20,7 @@ VERBS = [
     ["score"],
     ["info"],
     ["train"],
+    ["tune"],
     ["export"],
     ["evaluate"],
     ["data"],
@@ -29,6 +30,9 @@ VERBS = [
     ["data", "noise"],
     ["data", "import"],
     ["data", "export"],
+    ["runs"],
+    ["runs", "list"],
+    ["runs", "compare"],
 ]
 ROWS = [{"id": "a", "text": "加我微信 demo_0000"}, {"id": "b", "kind": "note", "title": "晚霞", "text": "好温柔"}]
 
@@ -111,7 +115,7 @@ def test_every_verb_explains_itself(shudun, verb, option):
 def test_without_a_verb_the_help_is_shown(shudun):
     _, out, err = shudun()
     assert "Usage: " in out + err
-    assert all(verb in out + err for verb in ("score", "info", "train", "export", "evaluate", "data"))
+    assert all(verb in out + err for verb in ("score", "info", "train", "tune", "export", "evaluate", "data"))
 
 
 def test_the_version_is_shown(shudun):
@@ -263,7 +267,7 @@ def test_wrong_usage_is_exit_code_2(shudun, job, tmp_path, options, message):
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize("arguments", [["score"], ["score", "a", "b"], ["info"], ["nothing"], ["data", "nothing"]])
+@pytest.mark.parametrize("arguments", [["score"], ["score", "a"], ["evaluate"], ["nothing"], ["data", "nothing"]])
 def test_missing_arguments_are_exit_code_2(shudun, arguments):
     code, _, err = shudun(*arguments)
     assert code == 2
@@ -338,3 +342,18 @@ def test_the_data_verbs_pass_their_options_on(shudun, write_jsonl, tmp_path):
     queue = ["--output", tmp_path / "queue.jsonl", "--limit", "7", "--group-column", "g"]
     assert shudun("data", "noise", source, "--taxonomy", taxonomy, *queue)[0] == 0
     assert len((tmp_path / "queue.jsonl").read_text(encoding="utf-8").splitlines()) == 7
+
+
+def test_a_folder_of_runs_is_listed_without_a_verb(shudun, tmp_path):
+    bad = tmp_path / "compare" / "bad"
+    bad.mkdir(parents=True)
+    (bad / "run.json").write_text("{", encoding="utf-8")
+    for arguments in ([tmp_path], ["list", tmp_path], ["--sort", "name", tmp_path]):
+        code, out, _ = shudun("runs", *arguments, "--json", "-")
+        assert (code, [run["state"] for run in json.loads(out)["runs"]]) == (0, ["damaged"]), arguments
+    assert shudun("runs", "--sort", "size", tmp_path)[0] == 2
+    code, _, error = shudun("runs", tmp_path / "none")
+    assert (code, "no such folder" in error) == (1, True)
+    code, _, error = shudun("runs", "compare", bad, bad)
+    assert (code, "run.json" in error) == (1, True)
+    assert shudun("runs", "compare")[0] == 2

@@ -18,7 +18,9 @@ from shudun_training.config import (
     load_run_config,
     load_taxonomy,
     save_run_config,
+    with_values,
 )
+from shudun_training.loss_config import LOSS_NAMES, BceConfig, FocalConfig
 
 Write = Callable[..., Path]
 
@@ -38,6 +40,8 @@ def write(tmp_path: Path) -> Write:
             "training": {},
             "loss": {},
             "thresholds": {},
+            "regularisation": {},
+            "search": {},
         }
         for dotted, value in (changes or {}).items():
             *parents, last = dotted.split(".")
@@ -91,6 +95,8 @@ def test_every_mistake_is_reported_together_with_its_place(write: Write) -> None
         "training.batch_size",
         "loss.class_weight",
         "thresholds.recall",
+        "regularisation.mixup",
+        "search.trials",
     ],
 )
 def test_unknown_keys_are_refused_in_every_section(write: Write, key: str) -> None:
@@ -245,6 +251,103 @@ def test_augmentation_is_off_by_default_and_kept_in_the_run_folder(write: Write,
 def test_shares_and_repeats_that_make_no_sense_are_refused(write: Write, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_run_config(write(changes))
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_a_loss_is_chosen_by_name_and_kept_in_the_run_folder(name: str, write: Write, tmp_path: Path) -> None:
+    config = load_run_config(write({"loss": {"name": name}}))
+    assert config.loss.name == name
+    save_run_config(config, tmp_path / "config.yaml")
+    assert load_run_config(tmp_path / "config.yaml") == config
+
+
+def test_a_loss_without_a_name_is_binary_cross_entropy(write: Write) -> None:
+    assert load_run_config(write()).loss == BceConfig()
+    assert load_run_config(write({"loss.max_pos_weight": 3})).loss == BceConfig(max_pos_weight=3)
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"name": "dice"}, "\n  loss: expected a mapping with a 'name' of bce, focal, asymmetric, zlpr, distribution_"),
+        ({"name": "zlpr", "gamma": 1}, "\n  loss.gamma: Extra inputs are not permitted"),
+        ({"name": "focal", "pos_weight": "balanced"}, "\n  loss.pos_weight: Extra inputs are not permitted"),
+        ({"name": "focal", "gamma": -1}, "\n  loss.gamma: Input should be greater than or equal to 0"),
+        ({"name": "focal", "alpha": 1}, "\n  loss.alpha: Input should be less than 1"),
+        ({"name": "asymmetric", "shift": 1.0}, "\n  loss.shift: Input should be less than 1"),
+        ({"name": "asymmetric", "gamma_negative": float("inf")}, "\n  loss.gamma_negative: Input should be a finite"),
+        ({"name": "distribution_balanced", "negative_scale": 0}, "\n  loss.negative_scale: Input should be greater"),
+        ("focal", "\n  loss: expected a mapping with a 'name'"),
+    ],
+)
+def test_each_loss_knows_its_own_parameters_alone(write: Write, section: object, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(write({"loss": section}))
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("r_drop_alpha", -1),
+        ("fgm_epsilon", float("nan")),
+        ("layer_decay", 0),
+        ("layer_decay", 1.1),
+        ("head_lr_factor", 0.5),
+        ("ema_decay", 1),
+    ],
+)
+def test_options_of_the_regularisation_have_limits(write: Write, key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"\n  regularisation\.{key}: Input should be"):
+        load_run_config(write({"regularisation": {key: value}}))
+
+
+@pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        ({"training.learning_rte": {"low": 1, "high": 2}}, "training.learning_rte = 1: training.learning_rte: Extra"),
+        ({"training.learning_rate": {"low": 0, "high": 1}}, "= 0: training.learning_rate: Input should be greater"),
+        ({"training.num_train_epochs": {"choices": [1, -1]}}, "= -1: training.num_train_epochs: Input should be gr"),
+        ({"model.compact.num_attention_heads": {"choices": [4, 3]}}, "must be a multiple of num_attention_heads"),
+        ({"loss.gamma": {"low": 0, "high": 2}}, "loss.gamma: Extra inputs are not permitted"),
+        ({"model.encoder.size": {"choices": [1, 2]}}, "model.encoder: Input should be a valid string"),
+        ({"training.seed": {"choices": [1, 2]}}, "training.seed cannot be searched"),
+        ({"training.metric_for_best_model": {"choices": ["loss", "macro_ap"]}}, "cannot be searched"),
+        ({"data.test": {"choices": [1, 2]}}, "data.test cannot be searched"),
+        ({"name": {"choices": ["a", "b"]}}, "name cannot be searched"),
+        ({"training.learning_rate": {"low": 2, "high": 1}}, "learning_rate: Value error, low must be less than high"),
+        ({"training.weight_decay": {"low": 0, "high": 1, "log": True}}, "log needs a low above 0"),
+        ({"training.weight_decay": {"choices": [0, 0.0]}}, "each choice must stand once"),
+        ({"training.weight_decay": {"choices": [0]}}, "at least 2 items"),
+        ({"training.weight_decay": [0, 1]}, "expected a mapping of 'low' and 'high', or of 'choices'"),
+        ({"training.weight_decay": {"low": 0}}, "weight_decay.high: Field required"),
+    ],
+)
+def test_a_search_space_holds_usable_values_of_keys_that_exist(
+    write: Write, space: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(write({"search": {"space": space}}))
+    assert problem in str(caught.value)
+
+
+def test_trials_cannot_be_compared_by_a_loss_that_varies(write: Write) -> None:
+    space = {"loss.max_pos_weight": {"low": 1, "high": 9}}
+    load_run_config(write({"search": {"space": space}}))
+    with pytest.raises(ConfigError, match="changes the loss by which trials are compared"):
+        load_run_config(write({"search": {"space": space}, "training.metric_for_best_model": "loss"}))
+
+
+def test_values_of_a_trial_replace_those_of_the_configuration(write: Write) -> None:
+    space = {"loss.name": {"choices": list(LOSS_NAMES)}, "training.learning_rate": {"low": 1e-5, "high": 1e-3}}
+    changes = {"search": {"space": space, "seed": 3}, "loss.pos_weight": "balanced"}
+    config = load_run_config(write(changes))
+    trial = with_values(config, {"training.learning_rate": 2e-4, "loss.name": "focal", "loss.gamma": 1.5})
+    assert trial.loss == FocalConfig(name="focal", gamma=1.5)
+    assert trial.training == config.training.model_copy(update={"learning_rate": 2e-4})
+    assert trial.search is None
+    assert (trial.data, trial.model, trial.output_dir) == (config.data, config.model, config.output_dir)
+    assert with_values(config, {"loss.name": "bce"}).loss == config.loss
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from shudun import Comment, Note, Scorer, Taxonomy
 from shudun.errors import ShudunError
-from shudun_training import evaluation
+from shudun_training import bootstrap
+from shudun_training.bootstrap import Predictions, paired_bootstrap, paired_differences
 from shudun_training.config import ThresholdConfig
-from shudun_training.evaluation import Predictions, baseline_predictions, evaluate_bundle, paired_bootstrap
+from shudun_training.evaluation import baseline_predictions, evaluate_bundle
 from shudun_training.examples import NEGATIVE, POSITIVE, UNKNOWN, Example, label_matrix
 from shudun_training.metrics import compute_metrics
 
@@ -67,7 +68,7 @@ def test_a_better_system_has_an_interval_above_zero_and_a_worse_one_below() -> N
 def test_difference_and_interval_are_those_of_the_metrics_on_resampled_rows(
     seed: int, steps: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "RESAMPLES", 12)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 12)
     truth = references(seed, rows=40)
     one, two = (system(truth, skill=0.3, seed=10 * seed + i, steps=steps) for i in (1, 2))
     found = paired_bootstrap(one, two, truth, seed=seed)
@@ -103,6 +104,20 @@ def test_without_positives_there_is_no_difference_to_report() -> None:
     truth = np.where(references() == POSITIVE, NEGATIVE, references())
     one = system(truth, skill=0.2, seed=1)
     assert paired_bootstrap(one, one, truth, seed=0) == {"macro_f1": None, "macro_ap": None}
+
+
+def test_differences_of_each_label_are_those_of_the_label_alone() -> None:
+    truth = references(rows=60)
+    truth[:, 2] = NEGATIVE
+    one, two = (system(truth, skill=0.3, seed=i) for i in (1, 2))
+    found = paired_differences(one, two, truth, seed=3)
+    assert found.macro == paired_bootstrap(one, two, truth, seed=3)
+    assert found.per_label[2] == {"f1": None, "ap": None}
+    for label in (0, 1):
+        only = truth.copy()
+        only[:, [i for i in range(3) if i != label]] = NEGATIVE
+        alone = paired_bootstrap(one, two, only, seed=3)
+        assert found.per_label[label] == {"f1": alone["macro_f1"], "ap": alone["macro_ap"]}
 
 
 @pytest.fixture(scope="module")

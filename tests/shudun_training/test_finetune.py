@@ -10,81 +10,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
+from tiny_fit import fit_tiny, losses, make_rows, model_config, weights
+from torch._dynamo.utils import counters
 from transformers import Trainer, set_seed
+from transformers.models.bert.modeling_bert import BertIntermediate
 
-from shudun import Comment, Note, ShudunError, Taxonomy
-from shudun.items import Item
+from shudun import Comment, ShudunError, Taxonomy
 from shudun.rendering import plain_text
 from shudun_training import finetune
 from shudun_training.checkpoint import build_model, build_tokenizer, item_tokenizer
-from shudun_training.config import AugmentationConfig, CompactConfig, LossConfig, ModelConfig, TrainingConfig
+from shudun_training.collation import Collator
+from shudun_training.config import AugmentationConfig, BceConfig
 from shudun_training.examples import Example, label_matrix
-from shudun_training.finetune import Collator, FitResult, fit, predict_logits
+from shudun_training.finetune import FitResult, predict_logits
 from shudun_training.losses import masked_bce
 from shudun_training.training_rows import AugmentedRows, build_augmenter, to_dataset, training_dataset
 
 Fit = Callable[..., FitResult]
 
 
-def model_config(dropout: float = 0.1) -> ModelConfig:
-    compact = CompactConfig(
-        vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    return ModelConfig(max_length=24, compact=compact.model_copy(update={"dropout": dropout}))
-
-
 @pytest.fixture(scope="module")
 def rows(texts: list[str]) -> list[Example]:
-    """Forty rows of different lengths; about a third of the labels is unknown, some rows have none known."""
-    rng = np.random.default_rng(0)
-    examples = []
-    for i in range(40):
-        text = texts[i % 8][: 4 + i % 11]
-        item: Item = Note(title=text[:3], text=text, id=str(i)) if i % 4 == 0 else Comment(text, id=str(i))
-        wanted = {"diversion", "note_only" if i % 4 == 0 else "shill"}
-        labels = frozenset(label for label in sorted(wanted) if rng.random() < 0.5)
-        everything = {"diversion", "note_only", "shill", "hard_sell"}
-        unknown = everything if i % 9 == 8 else {x for x in sorted(everything - labels) if rng.random() < 0.4}
-        examples.append(Example(item, frozenset() if i % 9 == 8 else labels, frozenset(unknown)))
-    return examples
+    return make_rows(texts)
 
 
 @pytest.fixture(scope="module")
 def run(rows: list[Example], taxonomy: Taxonomy) -> Fit:
-    """Fit a tiny model into a folder; keyword arguments change the training configuration."""
-
-    def run(
-        folder: Path,
-        *,
-        loss: LossConfig | None = None,
-        resume: bool = False,
-        dropout: float = 0.1,
-        augmentation: AugmentationConfig | None = None,
-        **training: Any,
-    ) -> FitResult:
-        parts = {name: training.pop(name, part) for name, part in (("train", rows[:32]), ("validation", rows[32:]))}
-        values = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1}
-        config = TrainingConfig(**(values | {"report_to": "none", "metric_for_best_model": "loss"} | training))
-        return fit(
-            **parts,
-            taxonomy=taxonomy,
-            model_config=model_config(dropout),
-            training_config=config,
-            loss_config=loss or LossConfig(),
-            output_dir=folder,
-            augmentation=augmentation,
-            resume=resume,
-        )
-
-    return run
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "checkpoint" / "model.safetensors").read_bytes()
-
-
-def losses(result: FitResult) -> list[float]:
-    return [entry["loss"] for entry in result.log_history if "loss" in entry]
+    return lambda folder, **arguments: fit_tiny(folder, rows, taxonomy, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -267,14 +220,14 @@ def test_weights_of_positives_go_by_label_name(
     taxonomy: Taxonomy,
     tmp_path: Path,
 ) -> None:
-    result = run(tmp_path, loss=LossConfig(**loss), num_train_epochs=1, per_device_train_batch_size=32, dropout=0.0)
+    result = run(tmp_path, loss=BceConfig(**loss), num_train_epochs=1, per_device_train_batch_size=32, dropout=0.0)
     expected = _expected_first_loss(rows[:32], taxonomy, None if weight is None else torch.tensor(weight))
     assert losses(result) == [pytest.approx(expected, rel=1e-5)]
 
 
 def test_a_weight_for_a_label_outside_the_taxonomy_is_refused(run: Fit, tmp_path: Path) -> None:
     with pytest.raises(ShudunError, match=r"loss\.pos_weight: not in taxonomy test: ad"):
-        run(tmp_path, loss=LossConfig(pos_weight={"ad": 2.0, "shill": 1.0}))
+        run(tmp_path, loss=BceConfig(pos_weight={"ad": 2.0, "shill": 1.0}))
 
 
 def test_accumulated_gradients_equal_those_of_one_big_batch(run: Fit, tmp_path: Path) -> None:
@@ -291,6 +244,71 @@ def test_accumulated_gradients_equal_those_of_one_big_batch(run: Fit, tmp_path: 
         assert result.steps == 1
         figures.append((result.log_history[0]["loss"], result.log_history[0]["grad_norm"]))
     assert figures[1] == pytest.approx(figures[0], rel=1e-4)
+
+
+def test_activation_checkpointing_computes_the_same_in_two_passes(
+    run: Fit, undisturbed: tuple[Path, FitResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, forward = [], BertIntermediate.forward
+    monkeypatch.setattr(BertIntermediate, "forward", lambda *a, **k: passes.append(a[0].training) or forward(*a, **k))
+    result = run(tmp_path, activation_checkpointing=True)
+    assert sum(passes) == 2 * result.steps
+    assert losses(result) == pytest.approx(losses(undisturbed[1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw_torch", "adamw_torch_fused"])
+def test_the_optimiser_is_the_one_asked_for(
+    optimiser: str, run: Fit, undisturbed: tuple[Path, FitResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: fused.append(self.defaults["fused"]) or step(self, *a)
+    )
+    result = run(tmp_path, optim=optimiser)
+    assert {bool(value) for value in fused} == {optimiser == "adamw_torch_fused"}
+    assert losses(result) == pytest.approx(losses(undisturbed[1]), rel=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about autocast on CPUs")
+def test_bf16_trains_on_a_cpu_where_it_is_asked_for(
+    run: Fit, undisturbed: tuple[Path, FitResult], tmp_path: Path
+) -> None:
+    result = run(tmp_path, bf16=True)
+    assert losses(result) != losses(undisturbed[1])
+    assert losses(result) == pytest.approx(losses(undisturbed[1]), rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_compiled_a_few_times_whatever_the_lengths(
+    run: Fit, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced but not translated to machine code, so that it takes seconds; the shapes that call for it are the same."""
+    arguments, shapes = finetune.training_arguments, set()
+
+    def traced(*values: Any) -> Any:
+        made = arguments(*values)
+        made.torch_compile_backend = "eager"
+        return made
+
+    def collate(self: Collator, rows: Any) -> Any:
+        batch = padded(self, rows)
+        shapes.add(tuple(batch["input_ids"].shape))
+        return batch
+
+    rows, padded = make_rows(texts, 150), Collator.__call__
+    parts = {"train": rows[:133], "validation": rows[133:], "per_device_train_batch_size": 4, "dropout": 0.0}
+    expected = run(tmp_path / "plain", **parts)
+    monkeypatch.setattr(finetune, "training_arguments", traced)
+    monkeypatch.setattr(Collator, "__call__", collate)
+    counters.clear()
+    result = run(tmp_path / "compiled", **parts, torch_compile=True)
+    assert len(shapes) > 10
+    assert 2 <= counters["stats"]["unique_graphs"] <= 4
+    assert losses(result) == pytest.approx(losses(expected), rel=1e-4)
+    assert load_file(tmp_path / "compiled" / "checkpoint" / "model.safetensors").keys() == (
+        load_file(tmp_path / "plain" / "checkpoint" / "model.safetensors").keys()
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -335,3 +353,26 @@ def test_predictions_do_not_depend_on_batches_and_neighbours(rows: list[Example]
         assert array.dtype == np.float32
         np.testing.assert_allclose(np.concatenate([row[i] for row in single]), array, atol=1e-5)
     assert [array.shape for array in predict_logits(model, encoder, [])] == [(0, 4), (0, 16)]
+
+
+def test_each_epoch_has_batches_and_disguises_of_its_own(
+    run: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run really collates, epoch by epoch."""
+    batches: list[list[tuple[int, ...]]] = []
+    collate = Collator.__call__
+
+    def noting(self: Collator, rows: Any) -> Any:
+        batches.append([tuple(row["input_ids"]) for row in rows])
+        return collate(self, rows)
+
+    monkeypatch.setattr(Collator, "__call__", noting)
+    for name, augmentation in (("plain", None), ("disguised", AugmentationConfig(probability=0.8, seed=1))):
+        batches.clear()
+        run(tmp_path / name, augmentation=augmentation)
+        # Each epoch: four batches of 8 rows, then one with the 8 validation rows.
+        epochs = [batches[first : first + 4] for first in (0, 5, 10)]
+        assert len(batches) == 15
+        assert len({tuple(map(tuple, epoch)) for epoch in epochs}) == 3
+        texts = {tuple(sorted(text for batch in epoch for text in batch)) for epoch in epochs}
+        assert len(texts) == (1 if augmentation is None else 3)

@@ -17,9 +17,9 @@ from shudun_training.run_folder import (
     check_normalizer,
     resume_run,
     start_run,
-    whole_checkpoints,
 )
 from shudun_training.sources import SourceRecord
+from shudun_training.trainer_checkpoints import seal, whole_checkpoints
 
 
 @pytest.fixture
@@ -73,6 +73,14 @@ def test_a_run_of_another_normaliser_is_not_exported(tmp_path, record):
         check_normalizer(tmp_path, record)
 
 
+def test_another_number_of_processes_is_named_and_refused(config, sources, tmp_path, monkeypatch):
+    """The batches would be others, and a step would stand at another place of the epoch."""
+    start_run(tmp_path, config, sources)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ShudunError, match=r"changed since the run started: processes\."):
+        resume_run(tmp_path, config, sources)
+
+
 def test_nothing_to_resume_is_an_error(config, sources, tmp_path):
     with pytest.raises(ShudunError, match="no run to resume"):
         resume_run(tmp_path / "other", config, sources)
@@ -81,7 +89,7 @@ def test_nothing_to_resume_is_an_error(config, sources, tmp_path):
 def test_checkpoints_cut_off_inside_a_save_do_not_block_a_fresh_start(config, sources, tmp_path):
     start_run(tmp_path, config, sources)
     (tmp_path / TRAINER / "checkpoint-3").mkdir(parents=True)
-    (tmp_path / TRAINER / "checkpoint-3" / "trainer_state.json").write_text('{"cut', encoding="utf-8")
+    (tmp_path / TRAINER / "checkpoint-3" / "trainer_state.json").write_text("{}", encoding="utf-8")
     assert whole_checkpoints(tmp_path / TRAINER) == []
     start_run(tmp_path, config, sources)
     assert not (tmp_path / TRAINER).exists()
@@ -91,6 +99,7 @@ def test_unfinished_checkpoints_are_not_overwritten(config, sources, tmp_path):
     start_run(tmp_path, config, sources)
     (tmp_path / TRAINER / "checkpoint-3").mkdir(parents=True)
     (tmp_path / TRAINER / "checkpoint-3" / "trainer_state.json").write_text("{}", encoding="utf-8")
+    seal(tmp_path / TRAINER / "checkpoint-3")
     with pytest.raises(ShudunError, match="go on with --resume"):
         start_run(tmp_path, config, sources)
     assert (tmp_path / TRAINER / "checkpoint-3").is_dir()

@@ -22,6 +22,7 @@ from shudun.version import __version__
 from shudun_training.config import RunConfig, ThresholdConfig, load_policy, load_taxonomy
 from shudun_training.export_graph import ExportedGraph, GraphKind, Precision, check_quantisation, export_graph
 from shudun_training.metrics import compute_metrics
+from shudun_training.ngram_branch.branch import NgramBranch
 from shudun_training.onnx_export import check_parity, graph_outputs
 from shudun_training.provenance import environment, now
 from shudun_training.thresholds import fit_calibration, fit_operating_points
@@ -31,7 +32,7 @@ from shudun_training.thresholds import fit_calibration, fit_operating_points
 class Subject:
     """What is bundled, and the validation rows that everything is fitted and measured on.
 
-    `labels`: `(n, num_labels)`, as in `examples`, of the `n` validation `items`.
+    `labels`: `(n, num_labels)`, as in `examples`, of the `n` validation `items`. `branch`: the n-gram branch, if any.
     """
 
     model: PreTrainedModel
@@ -39,6 +40,7 @@ class Subject:
     items: Sequence[Item]
     labels: NDArray[np.int64]
     thresholds: ThresholdConfig
+    branch: NgramBranch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Fitted:
 
 def fit_fp32(subject: Subject, *, kind: GraphKind = "auto") -> Fitted:
     """Export in fp32, pass the parity gate, fit calibration and thresholds."""
-    exported = export_graph(subject.model, kind=kind)
-    parity = check_parity(subject.model, exported.graph, subject.encoder, subject.items)
+    exported = export_graph(subject.model, kind=kind, branch=subject.branch)
+    parity = check_parity(subject.model, exported.graph, subject.encoder, subject.items, branch=subject.branch)
     return _fit(subject, exported, "fp32", {"parity": parity.to_dict()}, _logits(subject, exported, "cpu"), "cpu")
 
 
@@ -70,7 +72,11 @@ def fit_quantised(subject: Subject, fp32: Fitted, *, precision: Precision, calib
     fp16 is computed by CUDA where this onnxruntime has it, as in scoring; on a CPU its products are rounded less.
     """
     exported = export_graph(
-        subject.model, precision=precision, encoder=subject.encoder, calibration_items=calibration_items
+        subject.model,
+        precision=precision,
+        encoder=subject.encoder,
+        calibration_items=calibration_items,
+        branch=subject.branch,
     )
     on_gpu = precision == "fp16" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     device: Device = "cuda" if on_gpu else "cpu"
@@ -79,8 +85,16 @@ def fit_quantised(subject: Subject, fp32: Fitted, *, precision: Precision, calib
     return _fit(subject, exported, precision, {**fp32.gate, "quantisation": loss.to_dict()}, logits, device)
 
 
-def write(subject: Subject, fitted: Fitted, target: Path, *, config: RunConfig, sources: Mapping[str, Any]) -> None:
-    """Write the bundle with its provenance and its metrics on the validation rows, as it decides them."""
+def write(
+    subject: Subject,
+    fitted: Fitted,
+    target: Path,
+    *,
+    config: RunConfig,
+    sources: Mapping[str, Any],
+    further: Mapping[str, Any],
+) -> None:
+    """Write the bundle with its provenance (`further`: more of it) and its metrics on the validation rows."""
     taxonomy, policy = load_taxonomy(config.taxonomy), load_policy(config.policy)
     scores = fitted.calibration.apply(fitted.logits)
     applicable = taxonomy.applicable([item.kind for item in subject.items])
@@ -105,6 +119,8 @@ def write(subject: Subject, fitted: Fitted, target: Path, *, config: RunConfig, 
             },
             "gate": fitted.gate,
             "fitted_on": fitted.device,
+            "ngram_branch": None if subject.branch is None else subject.branch.summary(),
+            **further,
         },
         graph=fitted.exported.graph,
         tokenizer=subject.encoder,

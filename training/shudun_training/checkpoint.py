@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -33,19 +34,25 @@ from shudun_training.vocabulary import train_tokenizer
 def build_tokenizer(config: ModelConfig, texts: Iterable[str]) -> PreTrainedTokenizerBase:
     """The encoder's own tokenizer, or a new one trained on `texts` for a compact encoder."""
     if config.compact is not None:
-        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_object=train_tokenizer(texts, vocab_size=config.compact.vocab_size),
-            model_max_length=config.max_length,
-            unk_token="[UNK]",  # noqa: S106
-            sep_token="[SEP]",  # noqa: S106
-            pad_token="[PAD]",  # noqa: S106
-            cls_token="[CLS]",  # noqa: S106
-            mask_token="[MASK]",  # noqa: S106
-            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        )
-    name = encoder_location(config.encoder)
-    loaded: PreTrainedTokenizerBase = _loaded(name, AutoTokenizer.from_pretrained, revision=config.revision)
+        return compact_tokenizer(train_tokenizer(texts, vocab_size=config.compact.vocab_size), config.max_length)
+    loaded: PreTrainedTokenizerBase = load_pretrained(
+        encoder_location(config.encoder), AutoTokenizer.from_pretrained, revision=config.revision
+    )
     return loaded
+
+
+def compact_tokenizer(tokenizer: Tokenizer, max_length: int) -> PreTrainedTokenizerBase:
+    """A tokenizer of our own vocabulary in the form that `transformers` saves and loads."""
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        unk_token="[UNK]",  # noqa: S106
+        sep_token="[SEP]",  # noqa: S106
+        pad_token="[PAD]",  # noqa: S106
+        cls_token="[CLS]",  # noqa: S106
+        mask_token="[MASK]",  # noqa: S106
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
 
 
 def build_model(config: ModelConfig, taxonomy: Taxonomy, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -57,13 +64,15 @@ def build_model(config: ModelConfig, taxonomy: Taxonomy, tokenizer: PreTrainedTo
         "problem_type": "multi_label_classification",
     }
     if config.compact is not None:
-        return BertForSequenceClassification(_compact(config.compact, config.max_length, tokenizer, head))
-    model: PreTrainedModel = _loaded(
+        head["attn_implementation"] = _attention()
+        return BertForSequenceClassification(compact_bert(config.compact, config.max_length, tokenizer, head))
+    model: PreTrainedModel = load_pretrained(
         encoder_location(config.encoder),
         AutoModelForSequenceClassification.from_pretrained,
         revision=config.revision,
         use_safetensors=True,
         dtype=torch.float32,  # by default weights that are stored in fp16 would also be trained in fp16
+        attn_implementation=_attention(),
         ignore_mismatched_sizes=True,
         **head,
     )
@@ -83,9 +92,14 @@ def item_tokenizer(tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> It
     return ItemTokenizer(backend.to_str(), max_length=max_length)
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a stock `transformers` folder (safetensors, tokenizer, `problem_type`, `id2label`)."""
-    model.save_pretrained(folder)
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: dict[str, Any] | None = None
+) -> None:
+    """Write a stock `transformers` folder (safetensors, tokenizer, `problem_type`, `id2label`).
+
+    `weights`: full tensors by name, where the model itself holds shards.
+    """
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 
 
@@ -97,22 +111,29 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """
     if not folder.is_dir():
         raise ShudunError(f"{folder}: no checkpoint folder; run `shudun train` first")
-    model, report = _loaded(
+    model, report = load_pretrained(
         str(folder),
         AutoModelForSequenceClassification.from_pretrained,
         use_safetensors=True,
         dtype=torch.float32,
+        attn_implementation=_attention(),
         output_loading_info=True,
     )
     # transformers would fill absent weights with random numbers.
     if missing := sorted(report["missing_keys"]):
         raise ShudunError(f"{folder}: the checkpoint lacks weights: {', '.join(missing)}; train or copy it again")
-    return model.eval(), _loaded(str(folder), AutoTokenizer.from_pretrained)
+    return model.eval(), load_pretrained(str(folder), AutoTokenizer.from_pretrained)
 
 
-def _compact(
+def _attention() -> str | None:
+    # On a CPU the gradient of the fused attention is slow: 1.6 times the time of a step (4x256, bf16, rows of 64).
+    return None if torch.accelerator.is_available() else "eager"
+
+
+def compact_bert(
     compact: CompactConfig, max_length: int, tokenizer: PreTrainedTokenizerBase, head: dict[str, Any]
 ) -> BertConfig:
+    """The `transformers` configuration of a compact encoder with positions for `max_length` tokens."""
     return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=compact.hidden_size,
@@ -127,7 +148,12 @@ def _compact(
     )
 
 
-def _loaded(name: str | None, load: Any, **arguments: Any) -> Any:
+def load_pretrained(name: str | None, load: Any, **arguments: Any) -> Any:
+    """Call a `from_pretrained`, without remote code.
+
+    Raises:
+        ShudunError: there is no such folder or hub id, or it is damaged.
+    """
     try:
         return load(name, trust_remote_code=False, **arguments)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

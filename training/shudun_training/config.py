@@ -6,27 +6,27 @@ transformers' `TrainingArguments`. Relative paths are relative to the file that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from shudun.errors import ShudunError
 from shudun.policy import Policy
 from shudun.records import FORMATS
 from shudun.taxonomy import Taxonomy
+from shudun_training.config_section import Section, key_path
+from shudun_training.loss_config import BceConfig, LossConfig
+from shudun_training.search_config import SearchConfig, Value
 
 
 class ConfigError(ShudunError):
     """A configuration file is not usable; the message lists every problem in it."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """One source of labelled rows."""
 
     path: str
@@ -58,7 +58,7 @@ def _as_source(value: object) -> object:
 Source = Annotated[SourceConfig, BeforeValidator(_as_source)]
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where rows come from, and what happens to bad ones."""
 
     train: list[Source] = Field(min_length=1)
@@ -75,7 +75,7 @@ class DataConfig(_Section):
         return self
 
 
-class CompactConfig(_Section):
+class CompactConfig(Section):
     """A BERT encoder from random weights with a vocabulary of its own, for places without a model hub."""
 
     vocab_size: int = Field(default=6000, ge=64)
@@ -92,7 +92,7 @@ class CompactConfig(_Section):
         return self
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """What is fine-tuned: exactly one of `encoder` and `compact`."""
 
     encoder: str | None = None
@@ -112,7 +112,7 @@ class ModelConfig(_Section):
         return self
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Optimisation; names and meaning as in `TrainingArguments`."""
 
     learning_rate: float = Field(default=3e-5, gt=0)
@@ -127,30 +127,60 @@ class TrainingConfig(_Section):
     lr_scheduler_type: str = "linear"
     max_grad_norm: float = Field(default=1.0, gt=0)
     seed: int = 42
-    bf16: bool | Literal["auto"] = "auto"
-    """auto: on a CUDA device that supports it, and nowhere else."""
+    bf16: bool | Literal["auto", "native"] = "auto"
+    """Mixed precision. auto: on a CUDA device that supports it, and nowhere else. native: on a CPU too, if it has
+    bfloat16 instructions (then about 1.7 times as fast); a run then depends on the CPU it is on. On a CPU without them
+    true is slower than false."""
+
+    tf32: bool | Literal["auto"] = "auto"
+    """float32 matrix products in TensorFloat-32. auto: on an NVIDIA GPU of Ampere or newer."""
+
+    optim: Literal["adamw_torch_fused", "adamw_torch"] = "adamw_torch_fused"
+    torch_compile: bool = False
+    """Compile the model: minutes at the start for faster steps on a GPU. It is compiled three or four times (the first
+    shape, any length, a smaller last batch), however many lengths the batches have."""
+
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: a third more time, far less memory."""
+
+    save_steps: int | None = Field(default=None, ge=1)
+    """Evaluate and save after every so many optimiser steps; null: after every epoch."""
 
     early_stopping_patience: int = Field(default=3, ge=1)
-    """Epochs without a better `metric_for_best_model` after which training stops."""
+    """Evaluations without a better `metric_for_best_model` after which training stops."""
 
     metric_for_best_model: Literal["macro_ap", "macro_f1_at_half", "loss"] = "macro_ap"
     save_total_limit: int = Field(default=2, ge=1)
+    """Checkpoints that are kept; the newest and the best one always are."""
+
     logging_steps: int = Field(default=10, ge=1)
     dataloader_num_workers: int = Field(default=0, ge=0)
     report_to: Literal["tensorboard", "none"] = "tensorboard"
 
 
-class LossConfig(_Section):
-    """Masked binary cross-entropy over known labels."""
+class RegularisationConfig(Section):
+    """What keeps fine-tuning from fitting the training rows too closely; all off by default."""
 
-    pos_weight: Literal["none", "balanced"] | dict[str, float] = "none"
-    """Weight of positives per label: none (1), balanced (negatives / positives, capped), or by label id."""
+    r_drop_alpha: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the divergence of two passes with different dropout (R-Drop); 0 is off, 1 to 5 are usual."""
 
-    max_pos_weight: float = Field(default=10.0, ge=1)
-    """Cap of "balanced"."""
+    fgm_epsilon: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Length of the adversarial step on a row's word embeddings (FGM), with a second pass of each batch; 0 is off, 1
+    is usual."""
+
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of a layer over that of the layer above it, `training.learning_rate` above the top one; 1 is off,
+    0.8 to 0.95 are usual."""
+
+    head_lr_factor: float = Field(default=1.0, ge=1, allow_inf_nan=False)
+    """Learning rate of the head and the pooler over `training.learning_rate`: they start from random weights, the
+    encoder does not. 1 is off, 10 is usual for small encoders."""
+
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an average of the weights over the steps, which is evaluated and saved; 0 is off, 0.99 is usual."""
 
 
-class AugmentationConfig(_Section):
+class AugmentationConfig(Section):
     """Disguised copies in place of training rows, drawn anew in each epoch; see `augmentation` and `disguise`."""
 
     probability: float = Field(default=0.0, ge=0, le=1)
@@ -178,7 +208,20 @@ class AugmentationConfig(_Section):
         return self
 
 
-class ThresholdConfig(_Section):
+class NgramBranchConfig(Section):
+    """A linear model over token n-grams beside the encoder, in the same graph; see `ngram_branch`."""
+
+    max_order: int = Field(default=2, ge=1, le=4)
+    """Tokens of the longest n-grams; all shorter ones are features too."""
+
+    min_df: int = Field(default=2, ge=1)
+    """Least number of training rows that an n-gram must stand in. A larger one makes smaller bundles."""
+
+    inverse_regularisation: float = Field(default=16.0, gt=0)
+    """`C` of the logistic regressions; chosen on the validation splits of shudun-xhs, ToxiCN and COLD."""
+
+
+class ThresholdConfig(Section):
     """How thresholds are chosen on the validation split."""
 
     precision: float | None = Field(default=None, gt=0, le=1)
@@ -194,7 +237,7 @@ class ThresholdConfig(_Section):
     """Least number of validation rows above an automatic threshold: one lucky row proves no precision."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -204,9 +247,68 @@ class RunConfig(_Section):
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = BceConfig()
+    regularisation: RegularisationConfig = RegularisationConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    ngram_branch: NgramBranchConfig | None = None
+    """Null leaves it out."""
+
     thresholds: ThresholdConfig = ThresholdConfig()
+    search: SearchConfig | None = None
+    """Read by `shudun tune` alone."""
+
+    @model_validator(mode="after")
+    def _searched_values_are_usable(self) -> RunConfig:
+        for key, dimension in (self.search.space if self.search else {}).items():
+            for value in dimension.extremes:
+                try:
+                    with_values(self, {key: value})
+                except ValidationError as error:
+                    reasons = "; ".join(f"{key_path(e['loc'])}: {e['msg']}" for e in error.errors())
+                    raise ValueError(f"search.space: {key} = {value}: {reasons}") from error
+        return self
+
+
+_SEARCHABLE = ("model.", "training.", "loss.", "regularisation.", "augmentation.")
+
+
+def with_values(config: RunConfig, values: Mapping[str, Value]) -> RunConfig:
+    """The configuration with some values, by dotted key, in place of its own, and without its search.
+
+    Another `loss.name` starts from the defaults of that loss.
+
+    Raises:
+        ValueError: a key that must not vary, or values that the configuration refuses (a `ValidationError`).
+    """
+    raw = config.model_dump(exclude={"search"})
+    for key in sorted(values, key=lambda key: key != "loss.name"):
+        _refuse_fixed(config, key)
+        if key == "loss.name" and values[key] != config.loss.name:
+            raw["loss"] = {}
+        *sections, last = key.split(".")
+        place = raw
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}
+            place = place[section]
+        place[last] = values[key]
+    return RunConfig.model_validate(raw)
+
+
+def _refuse_fixed(config: RunConfig, key: str) -> None:
+    # What trials are compared by must be the same in all of them.
+    if key in {"training.seed", "training.metric_for_best_model"} or not key.startswith(_SEARCHABLE):
+        raise ValueError(
+            f"search.space: {key} cannot be searched; give keys of {', '.join(_SEARCHABLE)}but no seed or metric"
+        )
+    if key.startswith("loss.") and config.training.metric_for_best_model == "loss":
+        raise ValueError(
+            f"search.space: {key} changes the loss by which trials are compared; choose another metric_for_best_model"
+        )
+
+
+RunLike = TypeVar("RunLike", bound=RunConfig)
+SectionLike = TypeVar("SectionLike", bound=Section)
 
 
 def load_run_config(path: Path, *, output_dir: Path | None = None) -> RunConfig:
@@ -215,12 +317,12 @@ def load_run_config(path: Path, *, output_dir: Path | None = None) -> RunConfig:
     Raises:
         ConfigError: the file is missing, no YAML, or holds unknown keys or unusable values (all listed).
     """
-    raw = _read_yaml(path)
-    try:
-        config = RunConfig.model_validate(raw)
-    except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("\n".join([f"{path}: {len(problems)} problem(s):", *problems])) from error
+    return read_config(path, RunConfig, output_dir=output_dir)
+
+
+def read_config(path: Path, kind: type[RunLike], *, output_dir: Path | None = None) -> RunLike:
+    """Read and check a configuration of a run or of a kind of run, as `load_run_config` does."""
+    config = parse_config(path, kind)
     base = path.resolve().parent
     data = config.data.model_copy(
         update={
@@ -240,6 +342,20 @@ def load_run_config(path: Path, *, output_dir: Path | None = None) -> RunConfig:
             "model": model,
         }
     )
+
+
+def parse_config(path: Path, kind: type[SectionLike]) -> SectionLike:
+    """Read a configuration of any kind; paths in it stay as they are written.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or holds unknown keys or unusable values (all listed).
+    """
+    raw = _read_yaml(path)
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        problems = [f"  {key_path(e['loc']) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n".join([f"{path}: {len(problems)} problem(s):", *problems])) from error
 
 
 def save_run_config(config: RunConfig, path: Path) -> None:

@@ -7,39 +7,25 @@ and labels that do not apply to an item are left out of every figure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shudun.calibration import OperatingPoint
 from shudun.errors import ShudunError
 from shudun.items import Item
 from shudun.policy import select_labels
 from shudun.scorer import Scorer
 from shudun.taxonomy import Taxonomy
 from shudun_training.baseline import LinearBaseline
+from shudun_training.bootstrap import Predictions, paired_bootstrap
 from shudun_training.config import ThresholdConfig
 from shudun_training.examples import POSITIVE, UNKNOWN, Example, label_matrix
 from shudun_training.metrics import compute_metrics
+from shudun_training.ngram_branch.ablation import part_scorers
+from shudun_training.row_scores import row_scores
 from shudun_training.thresholds import fit_operating_points
-
-RESAMPLES = 1000
-INTERVAL = (2.5, 97.5)
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Scores and decisions of one system on the same rows, both `(n, num_labels)`, and its thresholds."""
-
-    scores: NDArray[np.float32]
-    selected: NDArray[np.bool_]
-    points: tuple[OperatingPoint, ...]
-
-    def part(self, rows: slice) -> Predictions:
-        """The same of some of the rows."""
-        return Predictions(self.scores[rows], self.selected[rows], self.points)
 
 
 def evaluate_bundle(
@@ -50,7 +36,9 @@ def evaluate_bundle(
     validation: Sequence[Example],
     thresholds: ThresholdConfig,
     sources: Mapping[str, slice] | None = None,
+    others: Mapping[str, Predictions] | None = None,
     seed: int = 0,
+    scores_path: Path | None = None,
 ) -> dict[str, Any]:
     """Compare the bundle and a baseline trained on `train` (thresholds from `validation`) on `examples`.
 
@@ -61,11 +49,16 @@ def evaluate_bundle(
         validation: rows that the baseline's thresholds are fitted on.
         thresholds: how they are fitted.
         sources: name of each source → where its rows stand in `examples`; more than one are also measured alone.
+        others: name of each further system → its predictions on `examples`; scores are NaN in the columns of labels
+            that it does not know, and such labels are left out of its comparison.
         seed: of the bootstrap.
+        scores_path: where the bundle's scores of each row are written, to compare it with others row by row.
 
     Returns:
         `model` and `baseline` (macro_f1, micro_f1, macro_ap, per_label), `difference` (model minus baseline,
-        with paired-bootstrap intervals), `counts` and, for several sources, `sources`, as plain JSON values.
+        with paired-bootstrap intervals), `counts`, for several sources `sources`, and for further systems `others`,
+        as plain JSON values. Of a bundle with an n-gram branch also `parts`: each part alone, with model minus part as
+        its `difference`.
 
     Raises:
         ShudunError: the bundle gives a row no finite score.
@@ -79,7 +72,13 @@ def evaluate_bundle(
         raise ShudunError(f"{len(failed)} rows have no finite score, e.g. {failed[0]}; this bundle cannot be measured")
     model = Predictions(scores, selected, scorer.points)
     baseline = baseline_predictions(items, train, validation, taxonomy, thresholds)
+    if scores_path is not None:
+        row_scores(taxonomy.label_ids, items, scores, selected, references).save(scores_path)
     parts = sources if sources is not None and len(sources) > 1 else {}
+    alone = part_scorers(
+        scorer, [example.item for example in validation], label_matrix(validation, taxonomy), thresholds
+    )
+    ablation = {name: _part_block(part, model, items, references, seed=seed) for name, part in alone.items()}
     return {
         "model": _block(model, references, taxonomy),
         "baseline": _block(baseline, references, taxonomy),
@@ -99,6 +98,10 @@ def evaluate_bundle(
             name: _source_block(model.part(rows), baseline.part(rows), references[rows], taxonomy)
             for name, rows in parts.items()
         },
+        "others": {
+            name: _other_block(model, other, references, taxonomy, seed) for name, other in (others or {}).items()
+        },
+        **({"parts": ablation} if ablation else {}),
     }
 
 
@@ -120,25 +123,30 @@ def baseline_predictions(
     return Predictions(scores, select_labels(scores, applicable, limits, exclusive), points)
 
 
-def paired_bootstrap(
-    model: Predictions, baseline: Predictions, references: NDArray[np.int64], *, seed: int
-) -> dict[str, dict[str, float] | None]:
-    """Model minus baseline in macro F1 and macro AP, with 95 % intervals over resampled rows (Efron 1979)."""
-    rows = len(references)
-    rng = np.random.default_rng(seed)
-    # Row 0 weighs every row once: the observed difference.
-    weights = np.vstack([np.ones(rows), rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)])
-    return {
-        name: _interval(statistic(model, references, weights) - statistic(baseline, references, weights))
-        for name, statistic in (("macro_f1", _macro_f1), ("macro_ap", _macro_ap))
-    }
-
-
 def _block(predictions: Predictions, references: NDArray[np.int64], taxonomy: Taxonomy) -> dict[str, Any]:
     result = compute_metrics(predictions.scores, predictions.selected, references, taxonomy.label_ids)
     for label, point in zip(taxonomy.label_ids, predictions.points, strict=True):
         result["per_label"][label]["threshold"] = point.threshold
     return result
+
+
+def _other_block(
+    model: Predictions, other: Predictions, references: NDArray[np.int64], taxonomy: Taxonomy, seed: int
+) -> dict[str, Any]:
+    """Figures of another system, and the model minus it, on the labels that it knows."""
+    unknown = np.isnan(other.scores).all(axis=0)
+    asked = np.where(unknown, UNKNOWN, references)
+    known = Predictions(np.nan_to_num(other.scores), other.selected, other.points)
+    return {"figures": _block(known, asked, taxonomy), "difference": paired_bootstrap(model, known, asked, seed=seed)}
+
+
+def _part_block(
+    part: Scorer, model: Predictions, items: Sequence[Item], references: NDArray[np.int64], *, seed: int
+) -> dict[str, Any]:
+    """Figures of one part of the model, and what the whole has more than it."""
+    alone = Predictions(*part.judge(items), part.points)
+    difference = paired_bootstrap(model, alone, references, seed=seed)
+    return _block(alone, references, part.taxonomy) | {"difference": difference}
 
 
 def _source_block(
@@ -164,50 +172,3 @@ def _source_block(
         "baseline": {label: figures[1][label] for label in annotated},
         "flagged_where_not_annotated": flagged,
     }
-
-
-def _measured_labels(references: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.flatnonzero((references == POSITIVE).any(axis=0))
-
-
-def _macro_f1(
-    predictions: Predictions, references: NDArray[np.int64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Macro F1 under each row of `weights` `(resamples, n)`."""
-    labels = _measured_labels(references)
-    truth = (references == POSITIVE)[:, labels].astype(np.float64)
-    flagged = (predictions.selected & (references != UNKNOWN))[:, labels].astype(np.float64)
-    hits, positives, total = weights @ (truth * flagged), weights @ truth, weights @ (truth + flagged)
-    return _mean_defined(np.where(positives > 0, 2 * hits / np.maximum(total, 1), np.nan))
-
-
-def _macro_ap(
-    predictions: Predictions, references: NDArray[np.int64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Macro average precision under each row of `weights` `(resamples, n)`."""
-    columns = []
-    for label in _measured_labels(references):
-        known = np.flatnonzero(references[:, label] != UNKNOWN)
-        order = known[np.argsort(-predictions.scores[known, label], kind="stable")]
-        scores, truth = predictions.scores[order, label], (references[order, label] == POSITIVE).astype(np.float64)
-        # Rows of equal score are flagged together: the figure may not depend on the order of rows.
-        ends = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))
-        hits, flagged = (np.cumsum(weights[:, order] * part, axis=1)[:, ends] for part in (truth, 1.0))
-        positives = hits[:, -1]
-        total = (np.diff(hits, axis=1, prepend=0) * hits / np.maximum(flagged, 1)).sum(axis=1)
-        columns.append(np.where(positives > 0, total / np.maximum(positives, 1), np.nan))
-    return _mean_defined(np.stack(columns, axis=1)) if columns else np.full(len(weights), np.nan)
-
-
-def _mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Row means over the labels that a resample still has, NaN where it has none."""
-    defined = ~np.isnan(values)
-    total = np.where(defined, values, 0.0).sum(axis=1)
-    return np.where(defined.any(axis=1), total / np.maximum(defined.sum(axis=1), 1), np.nan)
-
-
-def _interval(values: NDArray[np.float64]) -> dict[str, float] | None:
-    if np.isnan(values[0]):
-        return None
-    low, high = np.nanpercentile(values[1:], INTERVAL)
-    return {"delta": float(values[0]), "low": float(low), "high": float(high), "resamples": RESAMPLES}

@@ -7,7 +7,7 @@ in probability and in decisions. A precision that fails is not written.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +21,8 @@ from shudun.tokenization import ItemTokenizer
 from shudun_training.examples import POSITIVE, UNKNOWN
 from shudun_training.fused_graph import FloatLinear, build_fused_graph, unsupported_reason
 from shudun_training.fused_graph_cuda import build_cuda_graph
+from shudun_training.ngram_branch.branch import NgramBranch
+from shudun_training.ngram_branch.graph import add_branch
 from shudun_training.onnx_export import GateError, export_stock_graph
 from shudun_training.quantization import DynamicInt8Linear, StaticInt8Linear, calibrate_scales
 
@@ -65,6 +67,7 @@ def export_graph(
     kind: GraphKind = "auto",
     encoder: ItemTokenizer | None = None,
     calibration_items: Sequence[Item] = (),
+    branch: NgramBranch | None = None,
 ) -> ExportedGraph:
     """Export a classifier.
 
@@ -75,25 +78,13 @@ def export_graph(
         kind: "generic" for a graph of standard operators alone, which other runtimes (TensorRT) understand too.
         encoder: needed for "int8".
         calibration_items: training texts that "int8" takes its activation ranges from.
+        branch: an n-gram branch to add to the graph; it stays in fp32.
 
     Raises:
         GateError: this model or kind can only be exported in fp32, or "int8" lacks texts.
     """
-    reason = "standard operators were asked for" if kind == "generic" else unsupported_reason(model)
-    if reason is not None:
-        if precision != "fp32":
-            raise GateError(f"precision {precision} needs the fused graph, which cannot be taken here: {reason}")
-        return ExportedGraph(export_stock_graph(model), "generic", reason)
-    if precision == "fp32":
-        return ExportedGraph(build_fused_graph(model, FloatLinear()), "fused", "")
-    if precision == "fp16":
-        return ExportedGraph(build_cuda_graph(model), "fused", "")
-    if precision == "int8-dynamic":
-        return ExportedGraph(build_fused_graph(model, DynamicInt8Linear()), "fused", "")
-    if encoder is None or not calibration_items:
-        raise GateError("precision int8 needs a tokenizer and training texts to take activation ranges from")
-    scales = calibrate_scales(model, encoder, calibration_items)
-    return ExportedGraph(build_fused_graph(model, StaticInt8Linear(scales)), "fused", "")
+    exported = _export_encoder(model, precision, kind, encoder, calibration_items)
+    return exported if branch is None else replace(exported, graph=add_branch(exported.graph, branch))
 
 
 def check_quantisation(
@@ -127,6 +118,30 @@ def check_quantisation(
             "validation texts. Nothing was written; export with --precision fp32"
         )
     return loss
+
+
+def _export_encoder(
+    model: PreTrainedModel,
+    precision: Precision,
+    kind: GraphKind,
+    encoder: ItemTokenizer | None,
+    calibration_items: Sequence[Item],
+) -> ExportedGraph:
+    reason = "standard operators were asked for" if kind == "generic" else unsupported_reason(model)
+    if reason is not None:
+        if precision != "fp32":
+            raise GateError(f"precision {precision} needs the fused graph, which cannot be taken here: {reason}")
+        return ExportedGraph(export_stock_graph(model), "generic", reason)
+    if precision == "fp32":
+        return ExportedGraph(build_fused_graph(model, FloatLinear()), "fused", "")
+    if precision == "fp16":
+        return ExportedGraph(build_cuda_graph(model), "fused", "")
+    if precision == "int8-dynamic":
+        return ExportedGraph(build_fused_graph(model, DynamicInt8Linear()), "fused", "")
+    if encoder is None or not calibration_items:
+        raise GateError("precision int8 needs a tokenizer and training texts to take activation ranges from")
+    scales = calibrate_scales(model, encoder, calibration_items)
+    return ExportedGraph(build_fused_graph(model, StaticInt8Linear(scales)), "fused", "")
 
 
 def _ap_losses(before: NDArray[np.float32], after: NDArray[np.float32], labels: NDArray[np.int64]) -> list[float]:

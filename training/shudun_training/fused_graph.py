@@ -75,6 +75,14 @@ class GraphBuilder:
         """A constant list of integers (shapes, axes)."""
         return self.constant(f"int64.{'_'.join(map(str, values))}", np.array(values, dtype=np.int64))
 
+    def extend(self, graph: onnx.GraphProto) -> None:
+        """Add what was collected behind the nodes of another graph, which holds none of these names."""
+        taken = {tensor.name for tensor in graph.initializer}.union(*(node.output for node in graph.node))
+        if both := sorted(taken & (self._outputs | self._constants.keys())):
+            raise ValueError(f"the graph holds these names already: {', '.join(both)}")
+        graph.node.extend(self.nodes)
+        graph.initializer.extend(self._constants.values())
+
     def model(self, num_labels: int, hidden: int, extra_outputs: Sequence[str] = (), *, opset: int = OPSET) -> bytes:
         """The serialised model; `extra_outputs` are inner values to expose (for calibration)."""
         info = helper.make_tensor_value_info

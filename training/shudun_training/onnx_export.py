@@ -31,6 +31,7 @@ from shudun.scorer import BATCHING
 from shudun.session import INPUTS, OUTPUTS, GraphSession
 from shudun.tokenization import ItemTokenizer
 from shudun_training.finetune import predict_logits
+from shudun_training.ngram_branch.branch import NgramBranch
 
 OPSET = 20
 LOGIT_TOLERANCE = 1e-4
@@ -89,16 +90,25 @@ def graph_outputs(graph: bytes, encoder: ItemTokenizer, items: Sequence[Item], *
     return session.start(encoder.encode(items), BATCHING[session.device])()
 
 
-def check_parity(model: PreTrainedModel, graph: bytes, encoder: ItemTokenizer, items: Sequence[Item]) -> Parity:
+def check_parity(
+    model: PreTrainedModel,
+    graph: bytes,
+    encoder: ItemTokenizer,
+    items: Sequence[Item],
+    *,
+    branch: NgramBranch | None = None,
+) -> Parity:
     """Run torch and the graph on the same texts, and on an empty, an emoji-only, an answering and a cut one.
 
-    Torch computes in double precision, so that the difference is the rounding of the graph alone.
+    Torch, and numpy for the n-gram branch of a graph that has one, compute in double precision, so that the
+    difference is the rounding of the graph alone.
 
     Raises:
         GateError: a difference is larger than `LOGIT_TOLERANCE`, or an output is not finite.
     """
     items = [*items, *_edge_items(encoder.max_length)]
-    expected = predict_logits(copy.deepcopy(model).double(), encoder, items)
+    logits, embeddings = predict_logits(copy.deepcopy(model).double(), encoder, items)
+    expected = (logits if branch is None else branch.blend(logits, items, encoder), embeddings)
     # Other batches than torch's: padding and neighbours must not matter.
     got = graph_outputs(graph, encoder, items)
     worst = np.array([np.abs(a - b).max() for a, b in zip(got, expected, strict=True)])

@@ -3,18 +3,22 @@
 RUN/config.yaml       the configuration as it ran, paths absolute
 RUN/inputs.json       what a resumed run is held against: configuration and checksums of the rows
 RUN/trainer/          resumable Trainer checkpoints and TensorBoard logs
-RUN/checkpoint/       the best weights, a stock `transformers` folder
-RUN/run.json          versions, sources with checksums, steps, log
-RUN/bundle/           what `Scorer.from_bundle` loads
-RUN/report/           report.json and report.md
+RUN/checkpoint/       the best weights, a stock `transformers` folder, and the n-gram branch where there is one
+RUN/starts.jsonl      every start and resumption: time, versions, git revision, hardware
+RUN/curves.jsonl      losses, learning rate, gradient norm, speed and validation metrics over the steps
+RUN/curves.svg        the same as a picture
+RUN/run.json          versions, sources and data checksums, steps, log
+RUN/bundle/           what `Scorer.from_bundle` loads, with its metrics on the validation rows
+RUN/report/           report.json and report.md on the test rows, scores.npz of each of them
+RUN/distill.yaml, RUN/distillation/, RUN/student/    of `shudun distill` alone: see `distillation.preparation`
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import transformers
 
@@ -23,6 +27,8 @@ from shudun.devices import Device
 from shudun.errors import BundleError, ShudunError
 from shudun.rows import OnBadRow
 from shudun.scorer import Scorer
+from shudun_training import run_state
+from shudun_training.bootstrap import Predictions
 from shudun_training.bundling import Subject, fit_fp32, fit_quantised, write
 from shudun_training.checkpoint import item_tokenizer, load_checkpoint
 from shudun_training.config import (
@@ -34,28 +40,58 @@ from shudun_training.config import (
     load_taxonomy,
     save_run_config,
 )
+from shudun_training.curve_lines import draw_curves, read_curves
+from shudun_training.data_checksums import data_checksums
+from shudun_training.distillation.preparation import Prepared
 from shudun_training.evaluation import evaluate_bundle
 from shudun_training.examples import Example, label_matrix
 from shudun_training.export_graph import GraphKind, Precision
 from shudun_training.finetune import fit
+from shudun_training.ngram_branch.run import fit_run_branch, load_run_branch
 from shudun_training.onnx_export import check_tokenizer
+from shudun_training.processes import is_main_process, written_by_main
 from shudun_training.provenance import environment, now
 from shudun_training.reporting import print_report, write_report
-from shudun_training.run_folder import RECORD, check_normalizer, resume_run, start_run
+from shudun_training.run_files import (
+    BUNDLE,
+    CHECKPOINT,
+    CONFIG,
+    CURVES,
+    CURVES_PICTURE,
+    RECORD,
+    REPORT,
+    REPORT_JSON,
+    SCORES,
+)
+from shudun_training.run_folder import check_normalizer, resume_run, start_run
 from shudun_training.sources import SourceRecord, load_examples, repeated, source_slices
 
-CONFIG, CHECKPOINT, BUNDLE, REPORT = "config.yaml", "checkpoint", "bundle", "report"
+Prepare: TypeAlias = Callable[[dict[str, list[Example]], dict[str, list[SourceRecord]]], Prepared]
+"""From the rows of each split and their records to teachers who are ready to teach."""
 
 
 def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = False) -> None:
     """Fine-tune, calibrate, export and evaluate as one configuration says."""
+    run_config(load_run_config(config_path, output_dir=output_dir), resume=resume)
+
+
+def run_config(config: RunConfig, *, resume: bool = False, prepare: Prepare | None = None) -> None:
+    """The same for a configuration in memory; `prepare` has teachers ready before the fit, if there are any."""
     _hide_weight_bars()
-    config = load_run_config(config_path, output_dir=output_dir)
+    with run_state.held(config.output_dir):
+        _run(config, resume=resume, prepare=prepare)
+
+
+def _run(config: RunConfig, *, resume: bool, prepare: Prepare | None) -> None:
     taxonomy, folder = load_taxonomy(config.taxonomy), config.output_dir
     load_policy(config.policy)
-    rows, sources = _load_splits(config, folder)
-    (resume_run if resume else start_run)(folder, config, sources)
-    save_run_config(config, folder / CONFIG)
+    with written_by_main(folder) as target:
+        rows, sources = _load_splits(config, target)
+    if is_main_process():
+        (resume_run if resume else start_run)(folder, config, sources)
+        save_run_config(config, folder / CONFIG)
+        run_state.record_start(folder, resume=resume)
+    prepared = None if prepare is None else prepare(rows, sources)
     result = fit(
         repeated(rows["train"], sources["train"]),
         rows["validation"],
@@ -65,24 +101,34 @@ def run(config_path: Path, *, output_dir: Path | None = None, resume: bool = Fal
         loss_config=config.loss,
         output_dir=folder,
         augmentation=config.augmentation,
+        regularisation=config.regularisation,
+        teaching=None if prepared is None else prepared.teaching,
         resume=resume,
     )
     if not result.is_main_process:
         return
+    records = {split: [source.to_dict() for source in found] for split, found in sources.items()}
+    branch = fit_run_branch(folder / CHECKPOINT, config, taxonomy, rows["train"], rows["validation"])
     record = {
         "name": config.name,
         "finished": now(),
         "environment": environment(),
-        "sources": {split: [source.to_dict() for source in records] for split, records in sources.items()},
+        "sources": records,
+        "data": data_checksums(records),
         "steps": result.steps,
+        "ngram_branch": branch,
         "best_metric": result.best_metric,
         "log": result.log_history,
     }
+    if prepared is not None:
+        record["distillation"] = prepared.record
     (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    draw_curves(read_curves(folder / CURVES), folder / CURVES_PICTURE, title=config.name)
     export(folder)
     split = "test" if rows["test"] else "validation"
     parts = source_slices(sources[split])
-    _report(Scorer.from_bundle(folder / BUNDLE), split, rows, config.thresholds, folder / REPORT, parts)
+    others = None if prepared is None else prepared.predictions(split)
+    _report(Scorer.from_bundle(folder / BUNDLE), split, rows, config.thresholds, folder / REPORT, parts, others=others)
 
 
 def export(
@@ -98,12 +144,14 @@ def export(
     config, record = _read_run(run_dir)
     check_normalizer(run_dir, record)
     validation, _ = _reload(record["sources"]["validation"], config)
-    labels = label_matrix(validation, load_taxonomy(config.taxonomy))
+    taxonomy = load_taxonomy(config.taxonomy)
+    labels = label_matrix(validation, taxonomy)
     model, tokenizer = load_checkpoint(run_dir / CHECKPOINT)
     encoder = item_tokenizer(tokenizer, max_length=config.model.max_length)
     items = [example.item for example in validation]
     check_tokenizer(tokenizer, encoder, items)
-    subject = Subject(model, encoder, items, labels, config.thresholds)
+    branch = load_run_branch(run_dir / CHECKPOINT, config, encoder, taxonomy)
+    subject = Subject(model, encoder, items, labels, config.thresholds, branch)
     fitted = fit_fp32(subject, kind=kind)
     if precision != "fp32":
         train, _ = _reload(record["sources"]["train"], config)
@@ -112,7 +160,8 @@ def export(
     form = precision if kind == "auto" else kind
     default = BUNDLE if form == "fp32" else f"{BUNDLE}-{form}"
     target = run_dir / default if output is None else output
-    write(subject, fitted, target, config=config, sources=record["sources"])
+    further = {"distillation": record["distillation"]} if "distillation" in record else {}
+    write(subject, fitted, target, config=config, sources=record["sources"], further=further)
     console = terminal.console()
     if fitted.exported.kind == "generic":
         console.print(f"generic export, slower than the fused graph: {fitted.exported.note}")
@@ -158,6 +207,7 @@ def _report(
     folder: Path,
     parts: dict[str, slice],
     extra: dict[str, Any] | None = None,
+    others: Mapping[str, Predictions] | None = None,
 ) -> None:
     report = evaluate_bundle(
         scorer,
@@ -166,12 +216,14 @@ def _report(
         validation=rows["validation"],
         thresholds=thresholds,
         sources=parts,
+        scores_path=folder / SCORES,
+        others=others,
     )
     report |= {"split": split, "bundle": scorer.manifest.name, "environment": environment(), **(extra or {})}
     write_report(report, folder)
     console = terminal.console()
     print_report(report, console)
-    console.print(f"report: {folder / 'report.json'}")
+    console.print(f"report: {folder / REPORT_JSON}")
 
 
 def _hide_weight_bars() -> None:

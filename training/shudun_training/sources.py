@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shudun.errors import ShudunError
 from shudun.records import FORMATS, Record
@@ -18,6 +18,8 @@ from shudun.rows import OnBadRow, RowReader
 from shudun.taxonomy import Taxonomy
 from shudun_training.config import SourceConfig
 from shudun_training.examples import Example, ExampleParser
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,11 @@ def source_slices(records: Sequence[SourceRecord]) -> dict[str, slice]:
     return slices
 
 
-def repeated(examples: Sequence[Example], records: Sequence[SourceRecord]) -> list[Example]:
-    """The rows of one training epoch: each source as often as its `repeat` says."""
+def repeated(examples: Sequence[T], records: Sequence[SourceRecord]) -> list[T]:
+    """The rows of one training epoch: each source as often as its `repeat` says.
+
+    `examples`: rows in the order of `load_examples`, or anything else that there is one of for each row.
+    """
     slices = source_slices(records).values()
     return [
         example

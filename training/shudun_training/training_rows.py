@@ -8,17 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from shudun.taxonomy import Taxonomy
 from shudun.tokenization import ItemTokenizer
 from shudun_training.augmentation import Augmenter
 from shudun_training.config import AugmentationConfig
 from shudun_training.examples import Example, label_matrix
+
+
+class HasLengths(Protocol):
+    """Rows that know their lengths in tokens."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row `(n,)`, special tokens included."""
 
 
 def build_augmenter(config: AugmentationConfig | None, examples: Sequence[Example]) -> Augmenter | None:
@@ -44,8 +53,13 @@ def training_dataset(
     return AugmentedRows(examples, encoder, taxonomy, augmenter)
 
 
+def row_lengths(rows: Dataset | HasLengths) -> NDArray[np.int64]:
+    """Tokens of each row `(n,)`, special tokens included; of augmented rows before they are disguised."""
+    return np.asarray(rows["length"]) if isinstance(rows, Dataset) else rows.lengths
+
+
 def to_dataset(examples: Sequence[Example], encoder: ItemTokenizer, taxonomy: Taxonomy) -> Dataset:
-    """Tokenised examples as a `datasets.Dataset`, ragged; `length` serves Trainer's length grouping."""
+    """Tokenised examples as a `datasets.Dataset`, ragged; `length` serves length grouping."""
     return Dataset.from_dict(_columns(examples, encoder, taxonomy))
 
 
@@ -60,6 +74,7 @@ class AugmentedRows(torch.utils.data.Dataset[dict[str, Any]]):
         self._taxonomy = taxonomy
         self._augmenter = augmenter
         self._epoch = 0
+        self.lengths: NDArray[np.int64] = encoder.encode([example.item for example in examples]).lengths
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose texts are given from now on."""

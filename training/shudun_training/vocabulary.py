@@ -14,24 +14,39 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
+from shudun.errors import ShudunError
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"
+ALPHANUMERICS = string.ascii_lowercase + string.digits
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int, min_frequency: int = 2) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, min_frequency: int = 2, always: Iterable[str] = ()
+) -> Tokenizer:
     """Build a BERT-style tokenizer from texts.
 
     Args:
-        texts: the training texts.
+        texts: the training texts, read once.
         vocab_size: most entries, special tokens included; ASCII letters and digits are always covered.
         min_frequency: least count of a character or word to enter.
+        always: entries whatever their count, behind the others; read after the texts.
+
+    Raises:
+        ShudunError: `vocab_size` has no room for what is always covered.
     """
     tokenizer = _tokenizer({token: i for i, token in enumerate(SPECIAL_TOKENS)})
     words: Counter[str] = Counter()
     for text in texts:
         normalized = tokenizer.normalizer.normalize_str(text)
         words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized))
-    return _tokenizer({token: i for i, token in enumerate(_vocabulary(words, vocab_size, min_frequency))})
+    covered = list(dict.fromkeys(always))
+    if covered and vocab_size < len(covered) + len(SPECIAL_TOKENS) + 2 * len(ALPHANUMERICS):
+        raise ShudunError(
+            f"vocab_size is {vocab_size}: no room for {len(covered)} emoji beside special tokens, letters and digits"
+        )
+    ranked = _vocabulary(words, vocab_size - len(covered), min_frequency)
+    return _tokenizer({token: i for i, token in enumerate(dict.fromkeys([*ranked, *covered]))})
 
 
 def _vocabulary(words: Counter[str], vocab_size: int, min_frequency: int) -> list[str]:
@@ -41,7 +56,7 @@ def _vocabulary(words: Counter[str], vocab_size: int, min_frequency: int) -> lis
         starts[word[0]] += count
         for char in word[1:]:
             continuations[PREFIX + char] += count
-    always = [char + form for form in string.ascii_lowercase + string.digits for char in ("", PREFIX)]
+    always = [char + form for form in ALPHANUMERICS for char in ("", PREFIX)]
     characters = starts + continuations
     long_words = Counter({word: count for word, count in words.items() if len(word) > 1})
     entries = dict.fromkeys([*SPECIAL_TOKENS, *always])
