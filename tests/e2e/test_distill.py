@@ -107,7 +107,7 @@ def config(folder: Path) -> Callable[..., Path]:
             "policy": str(ROOT / "configs" / "policy" / "default.yaml"),
             "data": {split: [f"{split}.jsonl"] for split in ("train", "validation", "test")},
             "model": {"max_length": 16, "encoder": "initial"},
-            "training": {"num_train_epochs": 10, **TRAINING},
+            "training": {"num_train_epochs": 15, **TRAINING},
             "teachers": [{"checkpoint": "big"}, {"linear": True, "weight": 0.1}],
             "unlabelled": ["texts.txt"],
             "distillation": {"cache_dir": "cache"},
